@@ -1,0 +1,75 @@
+#include "hsattn/attention/attention.h"
+
+#include "hsattn/attention/checks.h"
+#include "hsattn/base/buffer.h"
+#include "hsattn/base/error.h"
+#include "hsattn/kernels/reference/reference.h"
+
+namespace hsattn {
+namespace {
+
+PlanShape shape_for(const ConstView& q, const ConstView& k, const PlanOptions& options) {
+  return plan_shape(options, q.batch, k.heads, q.tokens, k.tokens);
+}
+
+Index list_elements(const PlanShape& s) { return s.batch * s.kv_heads * s.queries * s.slots(); }
+
+}  // namespace
+
+void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
+                    std::int32_t* blocks, Executor& executor) {
+  check_queries_and_keys("make_plan", q, k, scale);
+  const PlanShape shape = shape_for(q, k, options);
+  if (list_elements(shape) == 0) return;
+  check(blocks != nullptr, "make_plan: blocks has no memory; the plan needs ", list_elements(shape), " ids");
+  reference::select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor);
+}
+
+Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
+               Executor& executor) {
+  check_queries_and_keys("make_plan", q, k, scale);
+  Plan plan{shape_for(q, k, options), {}};
+  plan.blocks = allocate_vector<std::int32_t>(list_elements(plan.shape), "make_plan: lists");
+  make_plan_into(q, k, options, scale, plan.blocks.data(), executor);
+  return plan;
+}
+
+void attention_forward(const AttentionInputs& in, const PlanView& plan, const AttentionOutputs& out,
+                       Executor& executor) {
+  check_inputs("attention_forward", in);
+  check_plan_fits("attention_forward", in, plan);
+  check_outputs("attention_forward", in, out);
+  if (in.q.elements() == 0) return;
+  reference::forward(in, scale_or_default(in.scale, in.q.dim), plan, out, executor);
+}
+
+void attention_forward(const AttentionInputs& in, const PlanOptions& options, const AttentionOutputs& out,
+                       std::int32_t* keep, Executor& executor) {
+  check_inputs("attention_forward", in);
+  check_outputs("attention_forward", in, out);
+  const PlanShape shape = shape_for(in.q, in.k, options);
+  if (in.q.elements() == 0) return;
+  std::vector<std::int32_t> own;
+  if (keep == nullptr) {
+    own = allocate_vector<std::int32_t>(list_elements(shape), "attention_forward: lists");
+    keep = own.data();
+  }
+  make_plan_into(in.q, in.k, options, in.scale, keep, executor);
+  reference::forward(in, scale_or_default(in.scale, in.q.dim), {shape, keep}, out, executor);
+}
+
+void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
+                        const AttentionGradients& grads, Executor& executor) {
+  check_inputs("attention_backward", in);
+  check_plan_fits("attention_backward", in, plan);
+  check_gradients("attention_backward", in, saved, grads);
+  if (in.q.elements() == 0 && in.k.elements() == 0) return;
+  reference::backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor);
+}
+
+const char* chosen_kernel(const AttentionInputs& in) {
+  check_inputs("chosen_kernel", in);
+  return "reference";
+}
+
+}  // namespace hsattn

@@ -1,0 +1,70 @@
+// The public operation: one attention, planned and run.
+#pragma once
+
+#include <optional>
+
+#include "hsattn/base/executor.h"
+#include "hsattn/base/view.h"
+#include "hsattn/plan/plan.h"
+
+namespace hsattn {
+
+/// What attention reads.
+///   q     [batch, heads, queries, dim]     float32 or float64, last stride 1
+///   k, v  [batch, kv_heads, keys, dim]     type of q; heads is a multiple of kv_heads; dim is 8..256
+struct AttentionInputs {
+  ConstView q, k, v;
+  std::optional<double> scale;  ///< multiplies q.k; 1/sqrt(dim) if unset
+};
+
+/// What attention writes. Memory apart from the inputs.
+///   o    [batch, heads, queries, dim]  type of q
+///   lse  [batch, heads, queries]       natural log of the softmax denominator, contiguous, type of q; may be null
+struct AttentionOutputs {
+  View o;
+  void* lse = nullptr;
+};
+
+/// What backward reads besides the inputs: the gradient of o, and the outputs of the forward pass.
+struct AttentionSaved {
+  ConstView dout, o;
+  const void* lse = nullptr;  ///< [batch, heads, queries], contiguous
+};
+
+/// Gradients, each shaped and typed as its input; overwritten. Memory apart from everything read.
+struct AttentionGradients {
+  View dq, dk, dv;
+};
+
+/// Chooses what every position attends. Pure: position p's list depends on the queries of p and the keys before p's
+/// near window, never on other queries, the thread count or how the sequence is cut into calls.
+///
+/// Throws InvalidArgument if shapes, types or options do not fit.
+/// Source: HSA paper, section 3.2. Differs: every position selects for itself (docs/design.md, "Selection").
+Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options,
+               std::optional<double> scale = {}, Executor& executor = serial_executor());
+
+/// The same into memory of the caller: `blocks` has room for batch * kv_heads * queries * plan_shape(...).slots() ids.
+void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
+                    std::int32_t* blocks, Executor& executor = serial_executor());
+
+/// Attention over what `plan` lists: near run, blocks and far nodes in one softmax.
+///
+/// A row that sees no key gives o = 0, lse = -inf. Keys and values that a row does not see may hold NaN.
+/// Throws InvalidArgument if shapes or types disagree, or memory overlaps.
+void attention_forward(const AttentionInputs& in, const PlanView& plan, const AttentionOutputs& out,
+                       Executor& executor = serial_executor());
+
+/// Plans and attends in one pass; lists are made and consumed group by group. With `keep` (memory as for make_plan_into)
+/// the lists are stored there, for backward. Same results, bit by bit, as make_plan followed by attention_forward.
+void attention_forward(const AttentionInputs& in, const PlanOptions& options, const AttentionOutputs& out,
+                       std::int32_t* keep = nullptr, Executor& executor = serial_executor());
+
+/// Gradients of attention with the plan held fixed; selection carries no gradient.
+void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
+                        const AttentionGradients& grads, Executor& executor = serial_executor());
+
+/// The name of the kernel that a call would run: "avx512", "avx2", "portable" or "reference".
+const char* chosen_kernel(const AttentionInputs& in);
+
+}  // namespace hsattn

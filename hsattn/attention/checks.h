@@ -1,0 +1,27 @@
+// Checks of a call, done before anything is read, written or allocated. Each throws InvalidArgument.
+#pragma once
+
+#include "hsattn/attention/attention.h"
+
+namespace hsattn {
+
+/// q and k fit together; what a plan needs. `who` opens each message.
+void check_queries_and_keys(const char* who, const ConstView& q, const ConstView& k, std::optional<double> scale);
+
+/// q, k and v fit together.
+void check_inputs(const char* who, const AttentionInputs& in);
+
+/// The plan was made for these shapes.
+void check_plan_fits(const char* who, const AttentionInputs& in, const PlanView& plan);
+
+/// o has q's shape and type and shares no memory with q, k, v or lse.
+void check_outputs(const char* who, const AttentionInputs& in, const AttentionOutputs& out);
+
+/// dout, o, lse and the gradients have the right shapes and types; gradients share no memory with anything else.
+void check_gradients(const char* who, const AttentionInputs& in, const AttentionSaved& saved,
+                     const AttentionGradients& grads);
+
+/// The scale that a call uses: the given one, or 1/sqrt(dim).
+double scale_or_default(std::optional<double> scale, Index dim);
+
+}  // namespace hsattn

@@ -1,0 +1,81 @@
+#include "hsattn/base/cpu.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+
+#include "hsattn/base/error.h"
+
+namespace hsattn {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+#endif
+
+Isa choose_isa() {
+  const char* forced = std::getenv("HSATTN_ISA");
+  if (forced == nullptr || *forced == '\0') return available_isas().back();
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    if (std::string(forced) != name_of(isa)) continue;
+    const auto& have = available_isas();
+    if (std::find(have.begin(), have.end(), isa) == have.end()) {
+      throw Unsupported(concat("HSATTN_ISA is ", forced, "; this processor lacks it (best here: ",
+                               name_of(have.back()), ")"));
+    }
+    return isa;
+  }
+  throw InvalidArgument(concat("HSATTN_ISA is '", forced, "'; it must be portable, avx2 or avx512"));
+}
+
+}  // namespace
+
+const char* name_of(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    default:
+      return "portable";
+  }
+}
+
+const std::vector<Isa>& available_isas() {
+  static const std::vector<Isa> isas = [] {
+    std::vector<Isa> found{Isa::kPortable};
+    if (has_avx2()) found.push_back(Isa::kAvx2);
+    if (has_avx512()) found.push_back(Isa::kAvx512);
+    return found;
+  }();
+  return isas;
+}
+
+Isa selected_isa() {
+  static const Isa isa = choose_isa();
+  return isa;
+}
+
+std::string describe_processor() {
+  std::string model = "unknown processor", flags, line;
+  for (std::ifstream info("/proc/cpuinfo"); std::getline(info, line) && (model[0] == 'u' || flags.empty());) {
+    const auto colon = line.find(": ");
+    if (colon == std::string::npos) continue;
+    if (line.rfind("model name", 0) == 0) model = line.substr(colon + 2);
+    if (line.rfind("flags", 0) == 0) flags = line.substr(colon + 1) + " ";
+  }
+  std::string extensions;
+  for (const char* flag : {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}) {
+    if (flags.find(concat(" ", flag, " ")) != std::string::npos) extensions += concat(" ", flag);
+  }
+  return concat(model, " (", extensions.empty() ? "no vector extensions known here" : extensions.substr(1), ")");
+}
+
+}  // namespace hsattn

@@ -1,0 +1,59 @@
+// What a caller asks for: a pattern and its budgets. Names are the same in C++, Python and on the command line.
+#pragma once
+
+#include <string>
+
+#include "hsattn/base/types.h"
+
+namespace hsattn {
+
+/// Which tokens a position attends.
+///   kFull   everything (that causality allows)
+///   kLocal  the near window alone: the control
+///   kHsa    near window, sinks, and blocks found by hierarchical search (docs/design.md, "Selection")
+enum class Pattern { kFull, kLocal, kHsa };
+
+/// How keys and values are pooled into the pyramid. Mean is the only one so far.
+enum class Pooling { kMean };
+
+/// Budgets of hierarchical sparse attention, in tokens unless said otherwise.
+struct HsaOptions {
+  Index window = 128;       ///< near tokens before each position, always attended (bidirectional: on both sides)
+  Index top_k = 512;        ///< selected tokens that are attended, rounded up to blocks
+  Index candidates = 4096;  ///< tokens that the descent returns for exact rescoring; <= top_k: no rescoring
+  Index block = 8;          ///< tokens per block, a power of two up to 64
+  Index sinks = 8;          ///< first tokens, always attended, rounded up to blocks; besides top_k
+  Index top_nodes = 1024;   ///< the search starts at the finest level on which at most so many nodes cover the past
+  Index beam = 0;           ///< nodes refined per level; 0: candidates / block (or top_k / block if that is more)
+  Index dense_until = 1024; ///< a position whose past is at most this long attends all of it
+  bool far_field = false;   ///< attend pooled nodes for all that was not kept
+  Index levels = 0;         ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
+  Pooling pooling = Pooling::kMean;
+
+  /// The defaults: work on any model without training.
+  static HsaOptions any_model() { return {}; }
+  /// The paper's form, for models trained with it: no rescoring (candidates = top_k), far field on.
+  static HsaOptions training() {
+    HsaOptions o;
+    o.candidates = o.top_k;
+    o.far_field = true;
+    return o;
+  }
+};
+
+/// Everything that decides a plan besides the tensors.
+struct PlanOptions {
+  Pattern pattern = Pattern::kHsa;
+  bool causal = true;
+  HsaOptions hsa;
+};
+
+const char* name_of(Pattern pattern);
+
+/// "full", "local" or "hsa". Throws InvalidArgument that lists the names.
+Pattern pattern_from_name(const std::string& name);
+
+/// Throws InvalidArgument, naming the option, its value and what is right.
+void check_options(const PlanOptions& options);
+
+}  // namespace hsattn

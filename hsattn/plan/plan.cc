@@ -1,0 +1,170 @@
+#include "hsattn/plan/plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <sstream>
+
+#include "hsattn/base/error.h"
+#include "hsattn/base/math.h"
+
+namespace hsattn {
+namespace {
+
+constexpr Index kNoLevelLimit = 40;  // 2^40 blocks: taller than any sequence
+
+Range near_window(const PlanShape& s, Index position) {
+  if (s.causal && position < 0) return {0, 0};
+  const Index begin = std::clamp<Index>(floor_div(position - s.window, s.block) * s.block, 0, s.keys);
+  const Index end = s.causal ? std::min(position + 1, s.keys)
+                             : std::clamp<Index>(ceil_div(position + s.window + 1, s.block) * s.block, 0, s.keys);
+  return {begin, std::max(begin, end)};
+}
+
+// Tokens that the near window leaves out on both sides.
+Index past_tokens(const PlanShape& s, Index position) {
+  const Range near = near_window(s, position);
+  return near.begin + (s.causal ? 0 : s.keys - near.end);
+}
+
+// Cuts blocks [begin, end) into maximal nodes. `open_end`: blocks past the sequence count as free, so that the last node
+// may be ragged.
+void cut_gap(const PlanShape& s, Index begin, Index end, bool open_end, std::vector<FarNode>& out) {
+  while (begin < end) {
+    Index level = begin == 0 ? s.far_levels : std::min<Index>(s.far_levels, std::countr_zero(std::uint64_t(begin)));
+    // The smallest level that reaches the end is enough: taller nodes would only add blocks that do not exist.
+    const Index reach = std::bit_width(std::uint64_t(end - begin - 1));  // 2^reach >= end - begin
+    level = std::min(level, reach);
+    if (!open_end && (begin + (Index{1} << level)) > end) --level;
+    const Index next = std::min(end, begin + (Index{1} << level));
+    out.push_back({level, begin >> level, std::min(s.keys, next * s.block) - begin * s.block});
+    begin = next;
+  }
+}
+
+void cut_range(const PlanShape& s, Range range, std::span<const std::int32_t> kept, std::vector<FarNode>& out) {
+  const bool reaches_end = range.end == s.blocks();
+  Index begin = range.begin;
+  for (const Index block : kept) {
+    if (!range.contains(block)) continue;
+    cut_gap(s, begin, block, false, out);
+    begin = block + 1;
+  }
+  cut_gap(s, begin, range.end, reaches_end && !s.causal, out);
+}
+
+std::span<const std::int32_t> without_padding(const std::int32_t* list, Index slots) {
+  Index count = slots;
+  while (count > 0 && list[count - 1] < 0) --count;
+  return {list, static_cast<std::size_t>(count)};
+}
+
+void check_list(const PlanShape& s, Index query, const std::int32_t* list) {
+  const Range left = s.left(s.position(query));
+  const Range right = s.right(s.position(query));
+  Index last = -1;
+  bool ended = false;
+  for (Index i = 0; i < s.slots(); ++i) {
+    const Index block = list[i];
+    if (block == -1) {
+      ended = true;
+      continue;
+    }
+    check(!ended, "plan: query ", query, " has block ", block, " after the end of its list; -1 ends a list");
+    check(block > last, "plan: query ", query, " has block ", block, " after block ", last, "; blocks must ascend");
+    check(left.contains(block) || right.contains(block), "plan: query ", query, " lists block ", block,
+          "; its past is blocks [", left.begin, ", ", left.end, ") and [", right.begin, ", ", right.end, ")");
+    last = block;
+  }
+}
+
+}  // namespace
+
+bool PlanShape::dense(Index position) const {
+  return dense_until > 0 && past_tokens(*this, position) <= dense_until;
+}
+
+Range PlanShape::near(Index position) const {
+  if (!dense(position)) return near_window(*this, position);
+  return {0, causal ? std::clamp<Index>(position + 1, 0, keys) : keys};
+}
+
+Range PlanShape::left(Index position) const {
+  if (dense(position)) return {0, 0};
+  return {0, near_window(*this, position).begin / block};
+}
+
+Range PlanShape::right(Index position) const {
+  if (causal || dense(position)) return {blocks(), blocks()};
+  return {ceil_div(near_window(*this, position).end, block), blocks()};
+}
+
+std::span<const std::int32_t> PlanView::list(Index batch, Index kv_head, Index query) const {
+  const Index slots = shape.slots();
+  if (slots == 0) return {};
+  return without_padding(blocks + ((batch * shape.kv_heads + kv_head) * shape.queries + query) * slots, slots);
+}
+
+std::span<const std::int32_t> Plan::list(Index batch, Index kv_head, Index query) const {
+  return PlanView(*this).list(batch, kv_head, query);
+}
+
+void far_field_of(const PlanShape& shape, Index position, std::span<const std::int32_t> kept,
+                  std::vector<FarNode>& out) {
+  out.clear();
+  if (!shape.far_field) return;
+  cut_range(shape, shape.left(position), kept, out);
+  cut_range(shape, shape.right(position), kept, out);
+}
+
+PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, Index queries, Index keys) {
+  check_options(options);
+  check(batch >= 0 && kv_heads >= 0 && queries >= 0 && keys >= 0, "plan: sizes are batch ", batch, ", kv_heads ",
+        kv_heads, ", queries ", queries, ", keys ", keys, "; none may be negative");
+  const HsaOptions& o = options.hsa;
+  PlanShape s{.batch = batch, .kv_heads = kv_heads, .queries = queries, .keys = keys, .block = o.block,
+              .causal = options.causal};
+  if (o.levels > 0) s.block = std::min<Index>(o.block, Index{1} << o.levels);
+  check(s.blocks() <= INT32_MAX, "plan: ", keys, " keys in blocks of ", s.block, " are ", s.blocks(),
+        " blocks; there may be at most 2^31 - 1");
+  s.window = options.pattern == Pattern::kFull ? std::max(queries, keys) : o.window;
+  if (options.pattern != Pattern::kHsa) return s;
+  s.sinks = ceil_div(o.sinks, s.block);
+  s.kept = ceil_div(o.top_k, s.block);
+  s.dense_until = std::max(o.dense_until, s.slots() * s.block);
+  s.far_field = o.far_field;
+  s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;
+  return s;
+}
+
+void check_plan(const PlanView& plan) {
+  const PlanShape& s = plan.shape;
+  if (s.slots() == 0) return;
+  check(plan.blocks != nullptr || s.batch * s.kv_heads * s.queries == 0, "plan: it has no lists; its shape needs ",
+        s.slots(), " blocks for each position");
+  for (Index list = 0; list < s.batch * s.kv_heads * s.queries; ++list) {
+    check_list(s, list % s.queries, plan.blocks + list * s.slots());
+  }
+}
+
+std::string describe(const PlanView& plan) {
+  const PlanShape& s = plan.shape;
+  Index sum = 0, most = 0, lists = s.batch * s.kv_heads * s.queries;
+  for (Index i = 0; i < lists; ++i) {
+    const Index query = i % std::max<Index>(s.queries, 1);
+    const auto list = plan.list(i / (s.kv_heads * s.queries), i / s.queries % s.kv_heads, query);
+    Index tokens = s.near(s.position(query)).size();
+    for (const Index block : list) tokens += std::min(s.keys, (block + 1) * s.block) - block * s.block;
+    sum += tokens;
+    most = std::max(most, tokens);
+  }
+  std::ostringstream text;
+  text << "plan: batch " << s.batch << ", kv_heads " << s.kv_heads << ", queries " << s.queries << ", keys " << s.keys
+       << (s.causal ? ", causal" : ", bidirectional") << "\n  block " << s.block << ", window " << s.window
+       << ", sinks " << s.sinks * s.block << ", kept " << s.kept * s.block << ", dense until " << s.dense_until
+       << ", far field " << (s.far_field ? "on" : "off") << "\n  attended tokens: "
+       << (lists == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(lists)) << " on average, " << most
+       << " at most\n";
+  return text.str();
+}
+
+}  // namespace hsattn

@@ -1,0 +1,101 @@
+// A plan: what every position attends. Plain data: printed, compared, drawn, copied to a device as it is.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "hsattn/base/types.h"
+#include "hsattn/plan/options.h"
+
+namespace hsattn {
+
+/// Tokens or blocks [begin, end).
+struct Range {
+  Index begin = 0, end = 0;
+
+  Index size() const { return end - begin; }
+  bool contains(Index i) const { return i >= begin && i < end; }
+  bool operator==(const Range&) const = default;
+};
+
+/// Numbers that fix a plan's rules without its lists; the part that all positions share.
+///
+/// Query i of `queries` has the position i + keys - queries: the mask is aligned at the end (bottom right). A position
+/// below 0 sees nothing if causal.
+struct PlanShape {
+  Index batch = 0, kv_heads = 0, queries = 0, keys = 0;
+  Index block = 8;
+  bool causal = true;
+  Index window = 0;       ///< near tokens; at least `keys` for full attention
+  Index dense_until = 0;  ///< past tokens up to which a position attends everything; 0 if nothing is selected
+  Index sinks = 0;        ///< first blocks that are always attended, as a count of blocks
+  Index kept = 0;         ///< blocks that the search keeps for each position
+  bool far_field = false;
+  Index far_levels = 0;   ///< tallest far node: 2^far_levels blocks
+
+  /// Length of each list: sinks + kept, or 0 if the pattern selects nothing.
+  Index slots() const { return kept == 0 ? 0 : sinks + kept; }
+  Index position(Index query) const { return query + keys - queries; }
+  Index blocks() const { return (keys + block - 1) / block; }
+
+  /// Tokens that `position` attends as one run: its near window, or everything if its past is short (see dense()).
+  Range near(Index position) const;
+  /// Blocks of the past before the near window, and (bidirectional only) after it; both empty for a dense position.
+  Range left(Index position) const;
+  Range right(Index position) const;
+  /// True if the position attends everything that causality allows, with no list.
+  bool dense(Index position) const;
+
+  bool operator==(const PlanShape&) const = default;
+};
+
+/// Rules plus, for every (batch, kv head, query), the blocks attended besides the near run.
+struct Plan {
+  PlanShape shape;
+  /// [batch, kv_heads, queries, slots]: block ids, ascending, then -1 up to the end of the slots. Empty if slots is 0.
+  std::vector<std::int32_t> blocks;
+
+  /// The list of one position without its padding.
+  std::span<const std::int32_t> list(Index batch, Index kv_head, Index query) const;
+  bool operator==(const Plan&) const = default;
+};
+
+/// A plan whose lists lie in somebody else's memory, such as a tensor's.
+struct PlanView {
+  PlanShape shape;
+  const std::int32_t* blocks = nullptr;  ///< as Plan::blocks; may be null if slots is 0
+
+  PlanView() = default;
+  PlanView(const PlanShape& rules, const std::int32_t* lists) : shape(rules), blocks(lists) {}
+  PlanView(const Plan& plan) : shape(plan.shape), blocks(plan.blocks.data()) {}  // NOLINT: a plan is a view of itself
+
+  std::span<const std::int32_t> list(Index batch, Index kv_head, Index query) const;
+};
+
+/// A pooled node: 2^level blocks from block `index << level`, `tokens` tokens of them (fewer at a ragged end).
+struct FarNode {
+  Index level = 0, index = 0, tokens = 0;
+  bool operator==(const FarNode&) const = default;
+};
+
+/// The coarsest nodes of the past that hold no block of `kept`, in ascending order of tokens: the far field of a
+/// position. It follows from the list alone.
+void far_field_of(const PlanShape& shape, Index position, std::span<const std::int32_t> kept, std::vector<FarNode>& out);
+
+/// The rules for a call: checks options and sizes (InvalidArgument), rounds budgets to blocks.
+PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, Index queries, Index keys);
+
+/// Throws InvalidArgument unless the plan's lists fit its shape: right size, ids in range, ascending, padded at the end,
+/// only blocks of the position's past.
+void check_plan(const PlanView& plan);
+
+/// The invariant of a plan: no token is seen twice by a position, and with the far field on, each token that causality
+/// allows is seen exactly once. Returns an empty string, or what is wrong and where.
+std::string covers_each_token_once(const PlanView& plan);
+
+/// A few lines of text: shape, budgets, average and largest number of attended tokens.
+std::string describe(const PlanView& plan);
+
+}  // namespace hsattn
