@@ -1,0 +1,113 @@
+#include "hsattn/kernels/reference/pyramid.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace hsattn::reference {
+namespace {
+
+void add_scaled(std::span<double> to, double factor, std::span<const double> from) {
+  for (std::size_t c = 0; c < to.size(); ++c) to[c] += factor * from[c];
+}
+
+template <class T>
+void copy_rows(Rows<const T> from, Matrix& to) {
+  for (Index i = 0; i < from.count; ++i) std::copy_n(from.row(i), from.dim, to.row(i).begin());
+}
+
+template <class T>
+void copy_rows(const Matrix& from, Rows<T> to) {
+  for (Index i = 0; i < to.count; ++i) {
+    for (Index c = 0; c < to.dim; ++c) to.row(i)[c] = static_cast<T>(from.row(i)[c]);
+  }
+}
+
+// Children of node (level, index), with the share of the mean that each one has.
+struct Child {
+  Node node;
+  double share;
+};
+
+std::vector<Child> children_of(const Pyramid& pyramid, Index level, Index index) {
+  std::vector<Child> children;
+  const auto count = static_cast<double>(pyramid.count(level, index));
+  if (level == 0) {
+    const Index begin = index * pyramid.block, end = std::min(begin + pyramid.block, pyramid.tokens.count);
+    for (Index t = begin; t < end; ++t) children.push_back({{Node::kToken, t, 1}, 1.0 / count});
+    return children;
+  }
+  const Index nodes_below = pyramid.levels[level - 1].count;
+  for (Index c = 2 * index; c < std::min(2 * index + 2, nodes_below); ++c) {
+    const Index tokens = pyramid.count(level - 1, c);
+    children.push_back({{level - 1, c, tokens}, static_cast<double>(tokens) / count});
+  }
+  return children;
+}
+
+}  // namespace
+
+Matrix load_head(const ConstView& view, Index batch, Index head) {
+  Matrix matrix(view.tokens, view.dim);
+  if (view.dtype == DType::kFloat32) {
+    copy_rows(rows_of<const float>(view, batch, head), matrix);
+  } else {
+    copy_rows(rows_of<const double>(view, batch, head), matrix);
+  }
+  return matrix;
+}
+
+void store_head(const Matrix& from, const View& to, Index batch, Index head) {
+  if (to.dtype == DType::kFloat32) {
+    copy_rows(from, rows_of<float>(to, batch, head));
+  } else {
+    copy_rows(from, rows_of<double>(to, batch, head));
+  }
+}
+
+Index Pyramid::count(Index level, Index index) const {
+  const Index size = block << level;
+  return std::min(size, tokens.count - index * size);
+}
+
+std::span<double> Pyramid::row(const Node& node) {
+  return node.level == Node::kToken ? tokens.row(node.index) : levels[node.level].row(node.index);
+}
+
+std::span<const double> Pyramid::row(const Node& node) const {
+  return node.level == Node::kToken ? tokens.row(node.index) : levels[node.level].row(node.index);
+}
+
+Pyramid zero_pyramid(Index tokens, Index dim, Index block) {
+  Pyramid pyramid{block, Matrix(tokens, dim), {}};
+  for (Index nodes = (tokens + block - 1) / block; nodes > 0; nodes = nodes == 1 ? 0 : (nodes + 1) / 2) {
+    pyramid.levels.emplace_back(nodes, dim);
+  }
+  return pyramid;
+}
+
+Pyramid make_pyramid(Matrix tokens, Index block) {
+  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block);
+  pyramid.tokens = std::move(tokens);
+  for (Index level = 0; level < std::ssize(pyramid.levels); ++level) {
+    for (Index i = 0; i < pyramid.levels[level].count; ++i) {
+      for (const Child& child : children_of(pyramid, level, i)) {
+        add_scaled(pyramid.levels[level].row(i), child.share, std::as_const(pyramid).row(child.node));
+      }
+    }
+  }
+  return pyramid;
+}
+
+void spread_gradient(Pyramid& gradient) {
+  for (Index level = std::ssize(gradient.levels) - 1; level >= 0; --level) {
+    for (Index i = 0; i < gradient.levels[level].count; ++i) {
+      const std::span<const double> from = std::as_const(gradient).levels[level].row(i);
+      if (std::all_of(from.begin(), from.end(), [](double x) { return x == 0.0; })) continue;
+      for (const Child& child : children_of(gradient, level, i)) {
+        add_scaled(gradient.row(child.node), child.share, from);
+      }
+    }
+  }
+}
+
+}  // namespace hsattn::reference

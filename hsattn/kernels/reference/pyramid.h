@@ -1,0 +1,56 @@
+// The pyramid of one head in double: tokens, blocks, and a binary tree over the blocks.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "hsattn/base/view.h"
+#include "hsattn/plan/plan.h"
+
+namespace hsattn::reference {
+
+/// Rows of doubles, [count, dim], whatever type the caller's tensor has.
+struct Matrix {
+  Index count = 0, dim = 0;
+  std::vector<double> data;
+
+  Matrix() = default;
+  Matrix(Index rows, Index columns) : count(rows), dim(columns), data(static_cast<std::size_t>(rows * columns), 0.0) {}
+  std::span<double> row(Index i) { return {data.data() + i * dim, static_cast<std::size_t>(dim)}; }
+  std::span<const double> row(Index i) const { return {data.data() + i * dim, static_cast<std::size_t>(dim)}; }
+};
+
+/// One head of a tensor as doubles, and back.
+Matrix load_head(const ConstView& view, Index batch, Index head);
+void store_head(const Matrix& from, const View& to, Index batch, Index head);
+
+/// What a row can attend: a token (level kToken), or the mean of 2^level blocks.
+struct Node {
+  static constexpr Index kToken = -1;
+  Index level = kToken, index = 0;
+  Index tokens = 1;  ///< tokens behind it; log(tokens) is its bias
+};
+
+/// Tokens and their means. Node (l, i) is the mean of the tokens of blocks [i 2^l, (i + 1) 2^l) that exist.
+struct Pyramid {
+  Index block = 0;
+  Matrix tokens;               ///< [tokens, dim]
+  std::vector<Matrix> levels;  ///< level l: [ceil(blocks / 2^l), dim], up to a single node
+
+  /// Tokens behind node (level, index): block * 2^level, fewer at the end of the sequence.
+  Index count(Index level, Index index) const;
+  std::span<double> row(const Node& node);
+  std::span<const double> row(const Node& node) const;
+};
+
+/// Pools bottom up: blocks from tokens, then each level by twos, weighted by the tokens behind each child.
+Pyramid make_pyramid(Matrix tokens, Index block);
+
+/// A pyramid of zeros, shaped as the one of `tokens` rows: where gradients of tokens and nodes are added up.
+Pyramid zero_pyramid(Index tokens, Index dim, Index block);
+
+/// The backward of make_pyramid: moves the gradients of all nodes down into `gradient.tokens`. Nodes that hold no
+/// gradient (exactly zero) leave their tokens untouched.
+void spread_gradient(Pyramid& gradient);
+
+}  // namespace hsattn::reference

@@ -1,0 +1,196 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "hsattn/base/math.h"
+#include "hsattn/kernels/reference/reference.h"
+
+namespace hsattn::reference {
+namespace {
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+// The past of a position, and which nodes lie wholly inside it.
+class Past {
+ public:
+  Past(const PlanShape& shape, Index position)
+      : left_(shape.left(position)), right_(shape.right(position)), blocks_(shape.blocks()) {}
+
+  // Nodes [begin, end) of `level`. The last node on the right may be ragged: the sequence ends there.
+  Range left_nodes(Index level) const { return {0, left_.end >> level}; }
+  Range right_nodes(Index level) const {
+    if (right_.size() <= 0) return {0, 0};
+    return {ceil_div(right_.begin, Index{1} << level), nodes_at(level)};
+  }
+  Index nodes_at(Index level) const { return ceil_div(blocks_, Index{1} << level); }
+
+  bool holds(Index level, Index node) const {
+    return left_nodes(level).contains(node) || right_nodes(level).contains(node);
+  }
+  Index count(Index level) const { return left_nodes(level).size() + std::max<Index>(right_nodes(level).size(), 0); }
+
+  std::vector<Index> nodes(Index level) const {
+    std::vector<Index> all;
+    for (const Range& range : {left_nodes(level), right_nodes(level)}) {
+      for (Index i = range.begin; i < range.end; ++i) all.push_back(i);
+    }
+    return all;
+  }
+
+ private:
+  Range left_, right_;
+  Index blocks_;
+};
+
+// The search of one position: its G query heads over one key pyramid.
+struct Search {
+  const std::vector<std::span<const double>>& queries;  // G rows
+  const Pyramid& keys;
+  const PlanShape& shape;
+  const SearchBudget& budget;
+  double scale;
+  Index position;
+
+  // scale * q.k_mean + log(tokens); with several heads the softmax over `nodes`, summed over the heads.
+  std::vector<double> score_nodes(Index level, const std::vector<Index>& nodes) const {
+    std::vector<double> total(nodes.size(), 0.0);
+    for (const std::span<const double> q : queries) {
+      std::vector<double> score(nodes.size());
+      for (std::size_t j = 0; j < nodes.size(); ++j) {
+        const Node node{level, nodes[j], keys.count(level, nodes[j])};
+        score[j] = scale * dot(q, keys.row(node)) + std::log(static_cast<double>(node.tokens));
+      }
+      if (queries.size() == 1) return score;
+      const double lse = log_sum_exp(score);
+      for (std::size_t j = 0; j < nodes.size(); ++j) total[j] += std::exp(score[j] - lse);
+    }
+    return total;
+  }
+
+  // Exact softmax mass of each block over the tokens of all `blocks` and of the near run, summed over the heads. A
+  // single head orders by the logarithm of the mass.
+  std::vector<double> score_tokens(const std::vector<Index>& blocks) const {
+    std::vector<double> total(blocks.size(), 0.0);
+    const Range near = shape.near(position);
+    for (const std::span<const double> q : queries) {
+      std::vector<double> block_lse(blocks.size());
+      for (std::size_t j = 0; j < blocks.size(); ++j) {
+        block_lse[j] = tokens_lse(q, {blocks[j] * shape.block, std::min((blocks[j] + 1) * shape.block, shape.keys)});
+      }
+      std::vector<double> parts = block_lse;
+      parts.push_back(tokens_lse(q, near));
+      const double lse = log_sum_exp(parts);
+      for (std::size_t j = 0; j < blocks.size(); ++j) {
+        const double log_mass = block_lse[j] - lse;
+        total[j] += queries.size() == 1 ? log_mass : std::exp(log_mass);
+      }
+    }
+    return total;
+  }
+
+  double tokens_lse(std::span<const double> q, Range tokens) const {
+    std::vector<double> score;
+    for (Index t = tokens.begin; t < tokens.end; ++t) score.push_back(scale * dot(q, keys.tokens.row(t)));
+    return log_sum_exp(score);
+  }
+
+  Index start_level(const Past& past) const {
+    if (budget.start_level >= 0) return budget.start_level;
+    Index level = 0;
+    while (past.count(level) > budget.top_nodes) ++level;
+    return level;
+  }
+
+  // Children of the refined nodes, and the nodes of `level` whose parent is not wholly in the past.
+  std::vector<Index> next_nodes(const Past& past, Index level, const std::vector<Index>& refined) const {
+    std::vector<Index> next;
+    for (Index i : refined) {
+      for (Index child = 2 * i; child < std::min(2 * i + 2, past.nodes_at(level)); ++child) next.push_back(child);
+    }
+    for (Index i : past.nodes(level)) {
+      if (!past.holds(level + 1, i / 2)) next.push_back(i);
+    }
+    std::sort(next.begin(), next.end());
+    return next;
+  }
+};
+
+// Keeps the `count` highest scores of a stage; NaN counts as -inf, ties go to the lower index.
+void keep_best(Stage& stage, Index count) {
+  for (double& score : stage.scores) score = std::isnan(score) ? kMinusInfinity : score;
+  std::vector<Index> order(stage.nodes.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return stage.scores[a] > stage.scores[b]; });
+  order.resize(std::min<std::size_t>(order.size(), static_cast<std::size_t>(count)));
+  for (Index at : order) stage.kept.push_back(stage.nodes[at]);
+  std::sort(stage.kept.begin(), stage.kept.end());
+}
+
+}  // namespace
+
+SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options) : kept(shape.kept) {
+  const HsaOptions& hsa = options.hsa;
+  top_nodes = hsa.top_nodes;
+  // block = 2^log2(block) tokens: a node of 2^levels tokens lies levels - log2(block) above the blocks.
+  if (hsa.levels > 0) start_level = hsa.levels - log2_exact(shape.block);
+  candidates = ceil_div(std::max(hsa.candidates, hsa.top_k), shape.block);
+  beam = hsa.beam > 0 ? hsa.beam : candidates;
+}
+
+std::vector<Index> select_position(const std::vector<std::span<const double>>& queries, const Pyramid& keys,
+                                   const PlanShape& shape, const SearchBudget& budget, double scale, Index position,
+                                   std::vector<Stage>* trace) {
+  if (shape.slots() == 0 || shape.dense(position)) return {};
+  const Past past(shape, position);
+  const Search search{queries, keys, shape, budget, scale, position};
+  const auto choose = [&](Index level, std::vector<Index> nodes, std::vector<double> scores, Index count) {
+    Stage stage{level, std::move(nodes), std::move(scores), {}};
+    keep_best(stage, count);
+    if (trace != nullptr) trace->push_back(stage);
+    return stage.kept;
+  };
+
+  // Descend: score, refine the best, go down to their children.
+  Index level = search.start_level(past);
+  std::vector<Index> active = past.nodes(level);
+  for (; level > 0; --level) {
+    const std::vector<Index> refined = choose(level, active, search.score_nodes(level, active), budget.beam);
+    active = search.next_nodes(past, level - 1, refined);
+  }
+
+  // Blocks: sinks are attended anyway; the best others are candidates.
+  std::erase_if(active, [&](Index b) { return b < shape.sinks; });
+  const bool rescore = budget.candidates > budget.kept;
+  std::vector<Index> list = choose(0, active, search.score_nodes(0, active), rescore ? budget.candidates : budget.kept);
+  if (rescore) list = choose(Stage::kRescore, list, search.score_tokens(list), budget.kept);
+
+  for (Index b = 0; b < shape.sinks; ++b) {
+    if (past.holds(0, b)) list.push_back(b);
+  }
+  std::sort(list.begin(), list.end());
+  return list;
+}
+
+void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
+            std::int32_t* blocks, Executor& executor) {
+  const Index slots = shape.slots();
+  if (slots == 0) return;
+  const SearchBudget budget(shape, options);
+  executor.run(shape.batch * shape.kv_heads, [&](Index task) {
+    const Index batch = task / shape.kv_heads, kv_head = task % shape.kv_heads, group = q.heads / k.heads;
+    const Pyramid keys = make_pyramid(load_head(k, batch, kv_head), shape.block);
+    std::vector<Matrix> heads;
+    for (Index g = 0; g < group; ++g) heads.push_back(load_head(q, batch, kv_head * group + g));
+    for (Index i = 0; i < shape.queries; ++i) {
+      std::vector<std::span<const double>> queries;
+      for (const Matrix& head : heads) queries.push_back(head.row(i));
+      const std::vector<Index> list = select_position(queries, keys, shape, budget, scale, shape.position(i));
+      std::int32_t* out = blocks + (task * shape.queries + i) * slots;
+      std::fill_n(out, slots, -1);
+      std::copy(list.begin(), list.end(), out);
+    }
+  });
+}
+
+}  // namespace hsattn::reference
