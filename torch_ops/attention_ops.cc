@@ -1,0 +1,95 @@
+#include "hsattn/attention/attention.h"
+#include "torch_ops/executor.h"
+#include "torch_ops/ops.h"
+
+namespace hsattn::torch_ops {
+namespace {
+
+PlanShape shape_for(const PlanOptions& options, const Tensor& q, const Tensor& k) {
+  return plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
+}
+
+Tensor new_lists(const Tensor& like, const PlanShape& shape) {
+  return new_tensor(like, shape_of_lists(shape), ScalarType::Int);
+}
+
+Tensor no_lists(const Tensor& like) { return new_tensor(like, {0}, ScalarType::Int); }
+
+// lse as the kernels read it; its shape is checked here because a pointer has none.
+Tensor readable_lse(const Tensor& lse, const Tensor& q) {
+  check_on_cpu("attention_backward", "lse", lse);
+  const bool fits = lse.dim() == 3 && lse.size(0) == q.size(0) && lse.size(1) == q.size(1) && lse.size(2) == q.size(2);
+  check(fits && lse.scalar_type() == q.scalar_type(), "attention_backward: lse has shape ", shape_of(lse), " and type ",
+        torch::headeronly::toString(lse.scalar_type()), ", q has ", shape_of(q), " and ",
+        torch::headeronly::toString(q.scalar_type()), "; lse must be [batch, heads, queries] and of q's type");
+  return torch::stable::contiguous(lse);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, const Tensor& k_given,
+                                                     const Tensor& v_given, const std::optional<Tensor>& plan,
+                                                     const std::string& pattern, bool causal, const Budgets& budgets,
+                                                     std::optional<double> scale, bool keep_plan) {
+  constexpr const char* kWho = "attention_forward";
+  const PlanOptions options = options_from(pattern, causal, budgets);
+  const Tensor q = readable(kWho, "q", q_given);
+  const Tensor k = readable(kWho, "k", k_given);
+  const Tensor v = readable(kWho, "v", v_given);
+  const PlanShape shape = shape_for(options, q, k);
+  const Tensor o = new_like(q);
+  const Tensor lse = new_tensor(q, {q.size(0), q.size(1), q.size(2)});
+  const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
+  const AttentionOutputs out{view(o), lse.mutable_data_ptr()};
+  TorchExecutor executor;
+
+  const bool keep = keep_plan && shape.slots() > 0;
+  if (plan) {
+    hsattn::attention_forward(in, plan_view(kWho, shape, *plan), out, executor);
+    return {o, lse, keep ? torch::stable::clone(*plan) : no_lists(q)};
+  }
+  const Tensor kept = keep ? new_lists(q, shape) : no_lists(q);
+  hsattn::attention_forward(in, options, out, keep ? ids(kept) : nullptr, executor);
+  return {o, lse, kept};
+}
+
+std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout_given, const Tensor& q_given,
+                                                      const Tensor& k_given, const Tensor& v_given,
+                                                      const Tensor& o_given, const Tensor& lse_given,
+                                                      const Tensor& kept, const std::string& pattern, bool causal,
+                                                      const Budgets& budgets, std::optional<double> scale) {
+  constexpr const char* kWho = "attention_backward";
+  const PlanOptions options = options_from(pattern, causal, budgets);
+  const Tensor q = readable(kWho, "q", q_given);
+  const Tensor k = readable(kWho, "k", k_given);
+  const Tensor v = readable(kWho, "v", v_given);
+  const Tensor o = readable(kWho, "o", o_given);
+  const Tensor dout = readable(kWho, "dout", dout_given);
+  const Tensor lse = readable_lse(lse_given, q);
+  const PlanShape shape = shape_for(options, q, k);
+  TorchExecutor executor;
+
+  Tensor lists = kept;
+  if (kept.numel() == 0 && shape.slots() > 0) {
+    lists = new_lists(q, shape);
+    make_plan_into(const_view(q), const_view(k), options, scale, ids(lists), executor);
+  }
+  const Tensor dq = new_like(q), dk = new_like(k), dv = new_like(v);
+  const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
+  const AttentionSaved saved{const_view(dout), const_view(o), lse.const_data_ptr()};
+  hsattn::attention_backward(in, plan_view(kWho, shape, lists), saved, {view(dq), view(dk), view(dv)}, executor);
+  return {dq, dk, dv};
+}
+
+Tensor make_plan(const Tensor& q_given, const Tensor& k_given, const std::string& pattern, bool causal,
+                 const Budgets& budgets, std::optional<double> scale) {
+  const PlanOptions options = options_from(pattern, causal, budgets);
+  const Tensor q = readable("make_plan", "q", q_given);
+  const Tensor k = readable("make_plan", "k", k_given);
+  const Tensor lists = new_lists(q, shape_for(options, q, k));
+  TorchExecutor executor;
+  make_plan_into(const_view(q), const_view(k), options, scale, ids(lists), executor);
+  return lists;
+}
+
+}  // namespace hsattn::torch_ops

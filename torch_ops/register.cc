@@ -1,0 +1,33 @@
+// Schemas of the ops and their CPU kernels. Shape functions and autograd: python/hsattn/_ops.py.
+#include "torch/csrc/stable/library.h"
+#include "torch_ops/ops.h"
+
+STABLE_TORCH_LIBRARY(hsattn, m) {
+  m.def(
+      "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? plan, str pattern, bool causal, int[] budgets, "
+      "float? scale, bool keep_plan) -> (Tensor o, Tensor lse, Tensor kept)");
+  m.def(
+      "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor kept, str pattern, "
+      "bool causal, int[] budgets, float? scale) -> (Tensor dq, Tensor dk, Tensor dv)");
+  m.def("make_plan(Tensor q, Tensor k, str pattern, bool causal, int[] budgets, float? scale) -> Tensor");
+  m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
+  m.def(
+      "plan_map(Tensor plan, str pattern, bool causal, int[] budgets, int[] sizes, int batch, int kv_head, int first, "
+      "int count) -> Tensor");
+  m.def("describe_plan(Tensor plan, str pattern, bool causal, int[] budgets, int[] sizes) -> str");
+  m.def("check_plan(Tensor plan, str pattern, bool causal, int[] budgets, int[] sizes) -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
+  m.impl("attention_forward", TORCH_BOX(&hsattn::torch_ops::attention_forward));
+  m.impl("attention_backward", TORCH_BOX(&hsattn::torch_ops::attention_backward));
+  m.impl("make_plan", TORCH_BOX(&hsattn::torch_ops::make_plan));
+  m.impl("plan_map", TORCH_BOX(&hsattn::torch_ops::plan_map));
+  m.impl("describe_plan", TORCH_BOX(&hsattn::torch_ops::describe_plan));
+  m.impl("check_plan", TORCH_BOX(&hsattn::torch_ops::check_plan_lists));
+}
+
+// No tensor among its arguments, so no device decides.
+STABLE_TORCH_LIBRARY_IMPL(hsattn, CompositeExplicitAutograd, m) {
+  m.impl("plan_slots", TORCH_BOX(&hsattn::torch_ops::plan_slots));
+}

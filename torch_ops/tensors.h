@@ -1,0 +1,67 @@
+// Tensors to views: no copy unless the elements of one token lie apart.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hsattn/base/error.h"
+#include "hsattn/base/view.h"
+#include "torch/csrc/stable/ops.h"
+#include "torch/csrc/stable/tensor.h"
+
+namespace hsattn::torch_ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_of(const Tensor& t) {
+  std::string text = "[";
+  for (Index i = 0; i < t.dim(); ++i) text += concat(i == 0 ? "" : ", ", t.size(i));
+  return text + "]";
+}
+
+inline DType dtype_of(const char* who, const char* name, const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  if (type == ScalarType::Float) return DType::kFloat32;
+  if (type == ScalarType::Double) return DType::kFloat64;
+  throw Unsupported(concat(who, ": ", name, " has type ", torch::headeronly::toString(type),
+                           "; Float (float32) and Double (float64) are supported"));
+}
+
+inline void check_on_cpu(const char* who, const char* name, const Tensor& t) {
+  if (!t.is_cpu()) throw Unsupported(concat(who, ": ", name, " is not on the CPU; only CPU tensors are supported"));
+}
+
+/// `t` itself if it is a [batch, heads, tokens, dim] tensor whose tokens' elements are adjacent, else a contiguous
+/// copy. Throws on a wrong device, type or rank.
+inline Tensor readable(const char* who, const char* name, const Tensor& t) {
+  check_on_cpu(who, name, t);
+  dtype_of(who, name, t);
+  check(t.dim() == 4, who, ": ", name, " has shape ", shape_of(t), "; it must be [batch, heads, tokens, dim]");
+  return t.size(3) > 1 && t.stride(3) != 1 ? torch::stable::contiguous(t) : t;
+}
+
+template <class Pointer>
+BasicView<Pointer> view_with(Pointer data, const Tensor& t) {
+  const DType type = t.scalar_type() == ScalarType::Float ? DType::kFloat32 : DType::kFloat64;
+  return {data, type, t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2)};
+}
+
+/// Views of tensors that came from readable() or new_tensor().
+inline ConstView const_view(const Tensor& t) { return view_with(t.const_data_ptr(), t); }
+inline View view(const Tensor& t) { return view_with(t.mutable_data_ptr(), t); }
+
+/// Contiguous, not filled.
+inline Tensor new_tensor(const Tensor& like, const std::vector<Index>& shape, std::optional<ScalarType> type = {}) {
+  return torch::stable::new_empty(like, shape, type);
+}
+
+inline Tensor new_like(const Tensor& t) { return new_tensor(t, {t.size(0), t.size(1), t.size(2), t.size(3)}); }
+
+inline std::int32_t* ids(const Tensor& lists) { return static_cast<std::int32_t*>(lists.mutable_data_ptr()); }
+inline const std::int32_t* const_ids(const Tensor& lists) {
+  return static_cast<const std::int32_t*>(lists.const_data_ptr());
+}
+
+}  // namespace hsattn::torch_ops
