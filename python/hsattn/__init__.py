@@ -1,0 +1,14 @@
+"""Hierarchical sparse attention for PyTorch on CPUs.
+
+    import hsattn
+    o = hsattn.attention(q, k, v)               # q [B, H, n, d], k and v [B, Hkv, m, d]
+    plan = hsattn.make_plan(q, k, top_k=256)    # what every position attends; data, to print, draw, measure, reuse
+    o = hsattn.attention(q, k, v, plan=plan)
+"""
+
+from hsattn._attention import Attention, attention, make_plan
+from hsattn._options import Budgets
+from hsattn._plan import Plan
+
+__all__ = ["Attention", "Budgets", "Plan", "attention", "make_plan"]
+__version__ = "0.1.0"

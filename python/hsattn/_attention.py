@@ -1,0 +1,188 @@
+"""Attention and plans on tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hsattn._ops import ops
+from hsattn._options import Budgets, budgets_of, refuse_unsupported
+from hsattn._plan import Plan
+
+_COMPUTED = (torch.float32, torch.float64)
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    pattern: str = "hsa",
+    causal: bool = True,
+    window: int = 128,
+    top_k: int = 512,
+    candidates: int = 4096,
+    block: int = 8,
+    sinks: int = 8,
+    top_nodes: int = 1024,
+    beam: int | None = None,
+    dense_until: int = 1024,
+    far_field: bool = False,
+    levels: int | str = "auto",
+    pooling: str = "mean",
+    scale: float | None = None,
+    plan: Plan | None = None,
+    return_lse: bool = False,
+    **unsupported: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of `q` over what each position selects, with one softmax.
+
+    Args:
+        q: [batch, heads, n, dim], float32 or float64; dim from 8 to 256. Under torch.autocast also bfloat16 or float16,
+            computed in float32. A view whose last stride is 1 is read in place; any other tensor is copied.
+        k, v: [batch, kv_heads, m, dim], type of q; heads is a multiple of kv_heads. Query i has position i + m - n.
+        pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks).
+        causal: a position sees no later token; the mask is aligned at the bottom right.
+        window: near tokens before each position, always attended (not causal: on both sides).
+        top_k: selected tokens that are attended.
+        candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring.
+        block: tokens per block, a power of two up to 64.
+        sinks: first tokens, always attended, besides top_k.
+        top_nodes: the search starts at the finest level on which at most so many nodes cover the past.
+        beam: nodes refined per level; None: candidates / block.
+        dense_until: a position whose past is at most this many tokens attends all of it.
+        far_field: attend pooled nodes for all that was not kept; for models trained with it.
+        levels: "auto", or 1 to 6: the search starts at nodes of 2**levels tokens.
+        pooling: "mean".
+        scale: multiplies q.k; None: 1/sqrt(dim).
+        plan: a plan of make_plan() for these sizes, used instead of a search. Pattern, causal and budgets are the plan's.
+        return_lse: also return the log of each softmax denominator.
+
+    Returns:
+        o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n]. A row that sees no token gives
+        o = 0 and lse = -inf. Gradients reach q, k and v, through o and lse; the selection carries none.
+
+    Raises:
+        TypeError for a wrong type, ValueError for an option that cannot be, RuntimeError for shapes or budgets that do not
+        fit, NotImplementedError for CUDA tensors, dropout, soft-capping, masks and double backward.
+    """
+    refuse_unsupported("hsattn.attention", unsupported)
+    budgets = budgets_of(
+        "hsattn.attention",
+        window=window,
+        top_k=top_k,
+        candidates=candidates,
+        block=block,
+        sinks=sinks,
+        top_nodes=top_nodes,
+        beam=beam,
+        dense_until=dense_until,
+        far_field=far_field,
+        levels=levels,
+        pooling=pooling,
+    )
+    lists = None
+    if plan is not None:
+        pattern, causal, budgets = _options_of(plan, q, k, pattern, causal, budgets)
+        lists = plan.kept
+    given_type = q.dtype
+    q, k, v = (_computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
+    keep_plan = plan is None and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    o, lse, _ = ops.attention_forward(q, k, v, lists, pattern, causal, list(budgets), scale, keep_plan)
+    o = o.to(given_type)
+    return (o, lse) if return_lse else o
+
+
+def make_plan(
+    q: Tensor,
+    k: Tensor,
+    *,
+    pattern: str = "hsa",
+    causal: bool = True,
+    window: int = 128,
+    top_k: int = 512,
+    candidates: int = 4096,
+    block: int = 8,
+    sinks: int = 8,
+    top_nodes: int = 1024,
+    beam: int | None = None,
+    dense_until: int = 1024,
+    far_field: bool = False,
+    levels: int | str = "auto",
+    pooling: str = "mean",
+    scale: float | None = None,
+) -> Plan:
+    """Chooses what every position attends: the plan that attention() with the same arguments follows.
+
+    A position's list depends on its own queries and the keys before it alone, never on other queries, the thread count or
+    how a sequence is cut into calls. Arguments, shapes and errors are those of attention().
+    """
+    budgets = budgets_of(
+        "hsattn.make_plan",
+        window=window,
+        top_k=top_k,
+        candidates=candidates,
+        block=block,
+        sinks=sinks,
+        top_nodes=top_nodes,
+        beam=beam,
+        dense_until=dense_until,
+        far_field=far_field,
+        levels=levels,
+        pooling=pooling,
+    )
+    q, k = (_computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
+    lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale)
+    return Plan(lists, pattern=pattern, causal=causal, budgets=budgets, heads=q.shape[1], keys=k.shape[2])
+
+
+class Attention(torch.nn.Module):
+    """attention() with its options fixed, as a layer: `Attention(top_k=256)(q, k, v)`. It has no parameters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, plan: Plan | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        return attention(q, k, v, plan=plan, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+def _computable(who: str, name: str, t: Tensor) -> Tensor:
+    """`t` on a device and in a type that the kernels compute in; under autocast, half precision becomes float32."""
+    if t.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
+    autocast = torch.is_autocast_enabled("cpu")
+    if autocast and t.dtype in _HALF:
+        return t.float()
+    if t.dtype not in _COMPUTED:
+        raise TypeError(
+            f"{who}: {name} has type {t.dtype}; torch.float32 and torch.float64 are supported, "
+            "and half precision under torch.autocast('cpu')"
+        )
+    return t
+
+
+def _options_of(
+    plan: Plan, q: Tensor, k: Tensor, pattern: str, causal: bool, budgets: Budgets
+) -> tuple[str, bool, Budgets]:
+    """The plan's options, after a check that the call does not name others."""
+    default = ("hsa", True, *Budgets())
+    asked = (pattern, causal, *budgets)
+    found = (plan.pattern, plan.causal, *plan.budgets)
+    for name, a, d, f in zip(("pattern", "causal", *Budgets._fields), asked, default, found, strict=True):
+        if a not in (d, f):
+            raise ValueError(f"hsattn.attention: {name} is {a!r}, the plan was made with {f!r}; leave it out")
+    sizes = (q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2])
+    right = (plan.batch, plan.heads, plan.kv_heads, plan.queries, plan.keys)
+    if sizes != right:
+        raise ValueError(
+            "hsattn.attention: the plan is for batch, heads, kv_heads, queries, keys "
+            f"{right}; the tensors have {tuple(sizes)}"
+        )
+    return plan.pattern, plan.causal, plan.budgets

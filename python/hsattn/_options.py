@@ -1,0 +1,103 @@
+"""Options of a call: names, types, what is refused. Ranges are checked by the library itself."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+# Refused by name, so that nobody believes that they took effect; a value that asks for nothing is accepted.
+_UNSUPPORTED = {
+    "dropout": "dropout on attention weights",
+    "dropout_p": "dropout on attention weights",
+    "softcap": "soft-capping of scores",
+    "soft_cap": "soft-capping of scores",
+    "logits_soft_cap": "soft-capping of scores",
+    "attn_mask": "a mask of the caller's",
+    "alibi_slopes": "a bias on scores",
+}
+
+
+class Budgets(NamedTuple):
+    """Numbers of a call, in tokens unless said otherwise, in the order in which the ops take them.
+
+    beam (nodes) and levels: 0 means auto. far_field: 0 or 1.
+    """
+
+    window: int = 128
+    top_k: int = 512
+    candidates: int = 4096
+    block: int = 8
+    sinks: int = 8
+    top_nodes: int = 1024
+    beam: int = 0
+    dense_until: int = 1024
+    far_field: int = 0
+    levels: int = 0
+
+    def slots(self, pattern: str) -> int:
+        """Length of each position's list, in blocks."""
+        if pattern != "hsa":
+            return 0
+        block = min(self.block, 2**self.levels) if self.levels > 0 else self.block
+        return -(-self.top_k // block) - (-self.sinks // block)
+
+
+def budgets_of(
+    who: str,
+    *,
+    window: int,
+    top_k: int,
+    candidates: int,
+    block: int,
+    sinks: int,
+    top_nodes: int,
+    beam: int | None,
+    dense_until: int,
+    far_field: bool,
+    levels: int | str,
+    pooling: str,
+) -> Budgets:
+    """Checks the types of a call's options and gives them the form of the ops.
+
+    Raises TypeError for a wrong type, ValueError for a wrong value, NotImplementedError for a pooling that is not there.
+    """
+    counts = {
+        "window": window,
+        "top_k": top_k,
+        "candidates": candidates,
+        "block": block,
+        "sinks": sinks,
+        "top_nodes": top_nodes,
+        "dense_until": dense_until,
+    }
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{who}: {name} is {value!r}; it must be an int")
+    if beam is not None and (not isinstance(beam, int) or isinstance(beam, bool)):
+        raise TypeError(f"{who}: beam is {beam!r}; it must be an int, or None for candidates / block")
+    if not isinstance(far_field, bool):
+        raise TypeError(f"{who}: far_field is {far_field!r}; it must be True or False")
+    if levels != "auto" and (not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= 6):
+        raise ValueError(f"{who}: levels is {levels!r}; it must be 'auto' or from 1 to 6")
+    if pooling != "mean":
+        raise NotImplementedError(f"{who}: pooling is {pooling!r}; only 'mean' is supported")
+    return Budgets(
+        window,
+        top_k,
+        candidates,
+        block,
+        sinks,
+        top_nodes,
+        0 if beam is None else beam,
+        dense_until,
+        int(far_field),
+        0 if levels == "auto" else int(levels),
+    )
+
+
+def refuse_unsupported(who: str, options: dict[str, Any]) -> None:
+    """Raises NotImplementedError for what attention elsewhere can do and this one cannot, TypeError for other names."""
+    for name, value in options.items():
+        if name not in _UNSUPPORTED:
+            raise TypeError(f"{who}: unexpected keyword argument {name!r}")
+        if value is not None and not (isinstance(value, (int, float)) and value == 0):
+            raise NotImplementedError(f"{who}: {name} was given; {_UNSUPPORTED[name]} is not supported")
