@@ -1,0 +1,139 @@
+"""Line charts as inline SVG, drawn with the page's own colours (CSS classes), readable at the width of a phone."""
+
+import math
+from dataclasses import dataclass, field
+from html import escape
+
+WIDTH, HEIGHT = 420, 280  # user units; the page scales the picture to its column
+LEFT, RIGHT, TOP, BOTTOM = 50, 58, 14, 40
+
+
+@dataclass
+class Series:
+    """One curve. `style` is a CSS class of the page (series-a, series-b, ...); `markers` draws a dot at each point."""
+
+    name: str
+    style: str
+    points: list[tuple[float, float]]
+    markers: bool = False
+
+
+@dataclass
+class Axis:
+    """A range of values mapped to a range of pixels, straight or logarithmic."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+    ticks: list[float] = field(default_factory=list)
+
+    def place(self, value):
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = math.log(value) if self.log else value
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+
+def nice_ticks(low, high, wanted=5):
+    """Round values inside [low, high], at most about `wanted` of them, steps of 1, 2 or 5 times a power of ten."""
+    raw = (high - low) / max(wanted - 1, 1)
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low, high):
+    """1, 2, 5 times powers of ten inside [low, high]; only the powers if that would be more than eight."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return ticks if len(ticks) <= 8 else [t for t in ticks if math.isclose(math.log10(t) % 1, 0, abs_tol=1e-9)]
+
+
+def short(value):
+    """1200000 -> 1.2M, 4096 -> 4.1k, 0.25 -> 0.25; for tick labels."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def _axis(values, start, end, log=False, ticks=None, from_zero=False):
+    low, high = min(values), max(values)
+    if ticks:
+        low, high = min(low, *ticks), max(high, *ticks)
+    if log:
+        low, high = low / 1.15, high * 1.15
+        return Axis(low, high, start, end, True, ticks or log_ticks(low, high))
+    if from_zero:
+        low, high = min(low, 0), high * 1.08
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    return Axis(low, high, start, end, False, ticks or nice_ticks(low, high))
+
+
+def _grid(x, y, x_label, y_label, x_text, y_text):
+    parts = []
+    bottom = HEIGHT - BOTTOM
+    for tick in y.ticks:
+        at = y.place(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{y_text(tick)}</text>')
+    for tick in x.ticks:
+        at = x.place(tick)
+        parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{x_text(tick)}</text>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text class="label" x="12" y="{(TOP + bottom) / 2}" text-anchor="middle" '
+        f'transform="rotate(-90 12 {(TOP + bottom) / 2})">{escape(y_label)}</text>'
+    )
+    return parts
+
+
+def _label_heights(ends, gap=13):
+    """Moves labels at the ends of curves apart so that none covers another; returns one height per curve."""
+    placed = {}
+    previous = -math.inf
+    for index, height in sorted(enumerate(ends), key=lambda item: item[1]):
+        previous = max(height, previous + gap)
+        placed[index] = previous
+    return [placed[i] for i in range(len(ends))]
+
+
+def _name_of_curve(series, end, height, right):
+    """The curve's name: right of its end, or above it where the curve ends before the others do."""
+    x, y, anchor = end[0] + 6, height + 4, "start"
+    if end[0] < right - 12:
+        x, y, anchor = end[0], end[1] - 9, "middle"
+    return (
+        f'<text class="name {series.style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(series.name)}</text>'
+    )
+
+
+def line_chart(
+    series, x_label, y_label, *, log_x=False, log_y=False, from_zero=False, x_ticks=None, x_text=short, y_text=short
+):
+    """An SVG element, as text. Curves without a point are left out; all empty gives a line that says so."""
+    series = [s for s in series if s.points]
+    if not series:
+        return '<p class="quiet">No points were recorded for this chart.</p>'
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    x = _axis([p[0] for s in series for p in s.points], LEFT, right, log_x, x_ticks)
+    y = _axis([p[1] for s in series for p in s.points], bottom - (0 if from_zero else 10), TOP, log_y, None, from_zero)
+    label = f"{y_label} by {x_label}: {', '.join(s.name for s in series)}"
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
+    parts += _grid(x, y, x_label, y_label, x_text, y_text)
+    curves = [[(x.place(a), y.place(b)) for a, b in s.points] for s in series]
+    heights = _label_heights([curve[-1][1] for curve in curves])
+    for s, curve in zip(series, curves, strict=True):
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in curve)
+        parts.append(f'<polyline class="curve {s.style}" points="{path}"/>')
+        if s.markers:
+            parts += [f'<circle class="{s.style}" cx="{a:.1f}" cy="{b:.1f}" r="2.8"/>' for a, b in curve]
+    names = zip(series, curves, heights, strict=True)
+    parts += [_name_of_curve(s, curve[-1], height, right) for s, curve, height in names]
+    return "\n".join([*parts, "</svg>"])

@@ -1,0 +1,132 @@
+"""The report reads result files, complete or cut short, and writes a page that stands alone."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from report.chart import Series, line_chart, log_ticks, nice_ticks  # noqa: E402
+from report.page import smooth  # noqa: E402
+from report.runs import ReportError, read_bench, read_lines, read_run  # noqa: E402
+
+
+def write_run(folder, factor, steps=20):
+    """A run whose loss falls from 4 to near 1, times `factor`; evaluated at its end."""
+    folder.mkdir()
+    lines = []
+    for step in range(1, steps + 1):
+        loss = factor * (1 + 3 * math.exp(-step / 5))
+        lines.append({"step": step, "tokens": 100 * step, "loss": loss, "tokens_per_s": 50 / factor, "elapsed_s": step})
+    lines.append({"step": steps, "eval_loss": factor, "eval_perplexity": math.exp(factor)})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "environment.json").write_text(json.dumps({"processor": "A <processor>", "threads": 2}))
+    return folder
+
+
+def write_bench(path):
+    results = [
+        {"length": n, "pass": which, "ms": n / 100, "sdpa_ms": n * n / 1e5}
+        for n in (8192, 4096)
+        for which in ("forward", "forward+backward")
+    ]
+    path.write_text(json.dumps({"results": results}))
+    return path
+
+
+def report(*arguments):
+    return subprocess.run([sys.executable, "-m", "report", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_prints_the_tables_and_writes_a_page_that_needs_nothing_else(tmp_path):
+    ours, theirs = write_run(tmp_path / "ours", 1.0), write_run(tmp_path / "theirs", 1.25)
+    page = tmp_path / "page.html"
+    bench = write_bench(tmp_path / "bench.json")
+    done = report("--run", f"HSA={ours}", "--run", f"SDPA={theirs}", "--bench", str(bench), "--out", str(page))
+    assert done.returncode == 0, done.stderr
+    printed = re.sub(" +", " ", done.stdout)
+    assert "held-out perplexity per byte ↓ 2.718 3.490 0.78x" in printed
+    assert "tokens/s in training ↑ 50 40 1.25x" in printed
+    assert "4,096 41.0 ms 167.8 ms 4.10x" in printed
+    assert "(−22.1 %)" in printed
+
+    text = page.read_text(encoding="utf-8")
+    assert "A &lt;processor&gt;" in text
+    assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<script', text)
+    pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(pictures) == 6
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+
+
+def test_a_run_that_was_cut_short_is_read_as_far_as_it_goes(tmp_path):
+    run = write_run(tmp_path / "run", 1.0)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "lo')
+    assert read_run("x", run).steps[-1]["step"] == 20
+
+
+def test_a_resumed_run_counts_each_step_once(tmp_path):
+    run = write_run(tmp_path / "run", 1.0)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "tokens": 2000, "loss": 0.5}\n{"step": 21, "tokens": 2100, "loss": 0.4}\n')
+    points = read_run("x", run).curve("tokens", "loss")
+    assert len(points) == 21
+    assert points[-2:] == [(2000, 0.5), (2100, 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), ("", "no training step"), ('{"loss": 1\n{"loss": 2}\n', "line 1")],
+)
+def test_bad_metrics_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    done = report("--run", f"HSA={tmp_path}")
+    assert done.returncode == 1
+    assert "metrics.jsonl" in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_usage_errors_exit_with_2():
+    assert report().returncode == 2
+    assert report("--run", "no-folder").returncode == 2
+
+
+def test_an_empty_benchmark_is_an_error(tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text("{}")
+    with pytest.raises(ReportError, match="no results"):
+        read_bench(path)
+
+
+def test_lines_that_are_complete_are_all_read(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    assert read_lines(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_ticks_are_round_and_inside():
+    assert nice_ticks(0.3, 4.2) == [1, 2, 3, 4]
+    assert nice_ticks(0, 1.23e6) == [0, 500000, 1000000]
+    assert log_ticks(15, 900) == [20, 50, 100, 200, 500]
+
+
+def test_smoothing_keeps_the_mean():
+    points = [(float(i), float(i % 7)) for i in range(1000)]
+    smoothed = smooth(points, most=100)
+    assert len(smoothed) == 100
+    assert math.isclose(sum(y for _, y in smoothed) / 100, sum(y for _, y in points) / 1000)
+
+
+def test_a_chart_without_points_says_so_and_one_point_is_drawn():
+    assert "No points" in line_chart([Series("x", "a", [])], "x", "y")
+    assert "<circle" in line_chart([Series("x", "a", [(1.0, 2.0)], markers=True)], "x", "y")
