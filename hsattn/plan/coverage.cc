@@ -14,7 +14,8 @@ struct Piece {
 };
 
 std::vector<Piece> pieces_of(const PlanShape& shape, Index position, std::span<const std::int32_t> list) {
-  std::vector<Piece> pieces{{shape.near(position), "near run"}};
+  std::vector<Piece> pieces;
+  if (shape.near(position).size() > 0) pieces.push_back({shape.near(position), "near run"});
   for (const Index b : list) {
     pieces.push_back({{b * shape.block, std::min((b + 1) * shape.block, shape.keys)}, "listed block"});
   }
@@ -24,7 +25,6 @@ std::vector<Piece> pieces_of(const PlanShape& shape, Index position, std::span<c
     const Index begin = (node.index << node.level) * shape.block;
     pieces.push_back({{begin, begin + node.tokens}, "far node"});
   }
-  std::erase_if(pieces, [](const Piece& piece) { return piece.tokens.size() == 0; });
   std::sort(pieces.begin(), pieces.end(),
             [](const Piece& a, const Piece& b) { return a.tokens.begin < b.tokens.begin; });
   return pieces;
@@ -38,7 +38,7 @@ std::string fault_of(const PlanShape& shape, Index position, std::span<const std
   Index covered = 0;
   for (const Piece& piece : pieces_of(shape, position, list)) {
     const Range t = piece.tokens;
-    if (t.begin < 0 || t.end > allowed || t.size() < 0) {
+    if (t.begin < 0 || t.end > allowed || t.size() <= 0) {
       return concat(piece.kind, " [", t.begin, ", ", t.end, ") lies outside the tokens [0, ", allowed,
                     ") that it may see");
     }

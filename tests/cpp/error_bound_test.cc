@@ -1,0 +1,186 @@
+// Forward and backward against the reference in double, with the same plan: at most twice the error of plain float32.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "support/plain.h"
+#include "support/problem.h"
+
+namespace hsattn {
+namespace {
+
+using testing::Layout;
+using testing::Problem;
+using testing::Random;
+using testing::Solution;
+using testing::Tensors;
+using testing::uniform;
+
+void expect_within_bound(const char* what, const testing::Tensor<float>& found, const testing::Tensor<float>& plain,
+                         const testing::Tensor<double>& exact) {
+  const double allowed = 2 * max_error(plain, exact) + 1e-5;
+  EXPECT_LE(max_error(found, exact), allowed) << what;
+  EXPECT_TRUE(padding_is_untouched(found)) << what;
+}
+
+void expect_as_exact_as_plain(const Problem& p, std::uint64_t seed) {
+  SCOPED_TRACE(describe(p) + concat(", seed ", seed));
+  const Tensors<float> in = random_tensors(p, seed);
+  const Plan plan = plan_of(p, in);
+  ASSERT_EQ(covers_each_token_once(plan), "");
+  const Solution<float> found = solve(p, in, plan), plain = plain_float32(p, in, plan);
+  const Solution<double> exact = solve(p, in_double(in), plan);
+  expect_within_bound("o", found.o, plain.o, exact.o);
+  expect_within_bound("dq", found.dq, plain.dq, exact.dq);
+  expect_within_bound("dk", found.dk, plain.dk, exact.dk);
+  expect_within_bound("dv", found.dv, plain.dv, exact.dv);
+  for (std::size_t i = 0; i < exact.lse.size(); ++i) {
+    if (exact.lse[i] == found.lse[i]) continue;  // -inf
+    ASSERT_NEAR(found.lse[i], exact.lse[i], 2 * std::abs(plain.lse[i] - exact.lse[i]) + 1e-5) << "lse of row " << i;
+  }
+}
+
+// Lengths are spread evenly over their logarithm; the dearest shapes are cut down so that 300 take seconds.
+Index random_length(Random& random) {
+  return static_cast<Index>(std::exp(std::uniform_real_distribution<double>(0, std::log(701.0))(random)));
+}
+
+Problem random_problem(Random& random) {
+  Problem p{.name = "random"};
+  p.options = testing::searching_options(random, uniform(random, 0, 1) == 1);
+  p.options.pattern =
+      testing::one_of(random, {Pattern::kFull, Pattern::kLocal, Pattern::kHsa, Pattern::kHsa, Pattern::kHsa});
+  HsaOptions& o = p.options.hsa;
+  o.block = testing::one_of<Index>(random, {1, 2, 4, 8, 16, 32});
+  o.window = uniform(random, 0, 40);
+  o.sinks = uniform(random, 0, 12);
+  o.levels = uniform(random, 0, 4) == 0 ? uniform(random, 1, 6) : 0;
+  o.dense_until = testing::one_of<Index>(random, {0, 0, 100});
+  p.dim = testing::one_of<Index>(random, {8, 24, 64, 80, 128, 256, uniform(random, 8, 256)});
+  p.kv_heads = uniform(random, 1, 2);
+  p.heads = p.kv_heads * testing::one_of<Index>(random, {1, 3, 8});
+  p.batch = uniform(random, 1, 2);
+  p.layout = testing::one_of(random, {Layout::kContiguous, Layout::kTokenMajor, Layout::kPadded});
+  p.keys = std::max<Index>(1, random_length(random));
+  p.queries = std::max<Index>(1, uniform(random, 0, 1) == 0 ? p.keys : random_length(random));
+  const double cost = static_cast<double>(p.batch * p.heads * p.queries * p.keys * p.dim);
+  constexpr double kDearest = 1.5e7;  // multiply-adds of one product of all queries with all keys
+  if (cost > kDearest) {
+    p.batch = p.kv_heads = 1;
+    p.heads = uniform(random, 0, 1) == 0 ? 1 : 3;
+    p.dim = testing::one_of<Index>(random, {8, 24, 64});
+    p.queries = std::min(p.queries, static_cast<Index>(kDearest / static_cast<double>(p.heads * p.keys * p.dim)));
+  }
+  return p;
+}
+
+TEST(ErrorBound, HoldsOn300RandomShapesAndOptions) {
+  Random random(2024);
+  for (int i = 0; i < 300 && !HasFailure(); ++i) {
+    expect_as_exact_as_plain(random_problem(random), static_cast<std::uint64_t>(i));
+  }
+}
+
+struct Named {
+  const char* name;
+  Index batch, heads, kv_heads, queries, keys, dim;
+  Pattern pattern;
+  bool causal, far_field;
+  Layout layout;
+};
+
+constexpr Layout kContiguous = Layout::kContiguous;
+constexpr Named kNamed[] = {
+    {"one token", 1, 1, 1, 1, 1, 64, Pattern::kFull, true, false, kContiguous},
+    {"two tokens, smallest head", 1, 1, 1, 2, 2, 8, Pattern::kHsa, true, false, kContiguous},
+    {"largest head", 1, 3, 1, 65, 65, 256, Pattern::kHsa, true, true, kContiguous},
+    {"odd head", 1, 2, 2, 65, 65, 37, Pattern::kHsa, true, true, Layout::kPadded},
+    {"decode", 2, 6, 2, 1, 300, 64, Pattern::kHsa, true, false, kContiguous},
+    {"decode, far field", 2, 6, 2, 1, 700, 64, Pattern::kHsa, true, true, kContiguous},
+    {"decode in full", 1, 8, 1, 1, 513, 128, Pattern::kFull, true, false, kContiguous},
+    {"chunk", 1, 4, 4, 17, 200, 64, Pattern::kHsa, true, true, kContiguous},
+    {"more queries than keys", 1, 2, 1, 90, 40, 64, Pattern::kHsa, true, true, kContiguous},
+    {"far more queries than keys, both sides", 1, 2, 1, 200, 100, 24, Pattern::kHsa, false, true, kContiguous},
+    {"no keys", 1, 2, 1, 5, 0, 64, Pattern::kFull, false, false, kContiguous},
+    {"both sides, ragged", 1, 3, 1, 333, 333, 24, Pattern::kHsa, false, true, kContiguous},
+    {"both sides, exact blocks", 1, 3, 1, 256, 256, 24, Pattern::kHsa, false, false, kContiguous},
+    {"projection layout", 2, 6, 2, 100, 100, 80, Pattern::kHsa, true, true, Layout::kTokenMajor},
+    {"local", 1, 4, 2, 300, 300, 64, Pattern::kLocal, true, false, kContiguous},
+    {"long", 1, 1, 1, 700, 700, 64, Pattern::kHsa, true, true, kContiguous},
+    {"long, full", 1, 1, 1, 700, 700, 64, Pattern::kFull, true, false, kContiguous},
+};
+
+TEST(ErrorBound, HoldsOnNamedCases) {
+  for (const Named& c : kNamed) {
+    Problem p{.name = c.name,
+              .batch = c.batch,
+              .heads = c.heads,
+              .kv_heads = c.kv_heads,
+              .queries = c.queries,
+              .keys = c.keys,
+              .dim = c.dim,
+              .layout = c.layout};
+    p.options = {c.pattern, c.causal, {}};
+    p.options.hsa = {.window = 16,
+                     .top_k = 32,
+                     .candidates = 64,
+                     .block = 8,
+                     .sinks = 8,
+                     .top_nodes = 8,
+                     .beam = 4,
+                     .dense_until = 0,
+                     .far_field = c.far_field};
+    expect_as_exact_as_plain(p, 1);
+  }
+}
+
+TEST(ErrorBound, HsaIsFullWhereTopKCoversThePast) {
+  for (const bool causal : {true, false}) {
+    for (const bool far_field : {true, false}) {
+      Problem p{.name = "covered", .heads = 3, .queries = 250, .keys = 250, .dim = 64};
+      p.options = {Pattern::kHsa, causal, {}};
+      p.options.hsa = {.window = 16, .top_k = 256, .candidates = 256, .dense_until = 0, .far_field = far_field};
+      SCOPED_TRACE(describe(p));
+      const Tensors<float> in = random_tensors(p, 4);
+      const Solution<float> hsa = solve(p, in, plan_of(p, in));
+      p.options.pattern = Pattern::kFull;
+      const Solution<float> full = solve(p, in, plan_of(p, in));
+      EXPECT_LE(max_error(hsa.o, full.o), 1e-6);
+      EXPECT_LE(max_error(hsa.dq, full.dq), 1e-5);
+      EXPECT_LE(max_error(hsa.dk, full.dk), 1e-5);
+      EXPECT_LE(max_error(hsa.dv, full.dv), 1e-5);
+    }
+  }
+}
+
+TEST(ErrorBound, OnePassEqualsPlanThenAttend) {
+  Random random(9);
+  for (int i = 0; i < 40; ++i) {
+    Problem p = random_problem(random);
+    SCOPED_TRACE(describe(p));
+    const Tensors<float> in = random_tensors(p, static_cast<std::uint64_t>(i));
+    const Plan plan = plan_of(p, in);
+    const Solution<float> two = solve_forward(p, in, plan);
+    for (const bool keep : {false, true}) {
+      Solution<float> one = two;
+      std::vector<std::int32_t> lists(plan.blocks.size(), -7);
+      std::fill(one.o.data.begin(), one.o.data.end(), std::numeric_limits<float>::quiet_NaN());
+      std::fill(one.lse.begin(), one.lse.end(), 0.5F);
+      attention_forward(in.inputs(p), p.options, {one.o.view(), one.lse.data()}, keep ? lists.data() : nullptr);
+      EXPECT_EQ(max_error(one.o, two.o), 0);
+      EXPECT_TRUE(testing::same_bits(one.lse.data(), two.lse.data(), std::ssize(two.lse)));
+      if (keep) {
+        EXPECT_EQ(lists, plan.blocks);
+      }
+    }
+  }
+}
+
+TEST(ErrorBound, TheKernelAskedForRuns) {
+  Problem p{.name = "which kernel", .queries = 4, .keys = 4};
+  EXPECT_STREQ(chosen_kernel(random_tensors(p, 1).inputs(p)), name_of(selected_isa()));
+}
+
+}  // namespace
+}  // namespace hsattn

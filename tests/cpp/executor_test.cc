@@ -1,0 +1,74 @@
+// Executors: each task once, exceptions come back, pools live on.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <vector>
+
+#include "hsattn/hsattn.h"
+
+namespace hsattn {
+namespace {
+
+bool runs_each_task_once(Executor& executor, Index tasks) {
+  std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+  executor.run(tasks, [&](Index i) { ++runs[i]; });
+  for (const auto& count : runs) {
+    if (count != 1) return false;
+  }
+  return true;
+}
+
+TEST(Executor, RunsEachTaskOnce) {
+  for (const int threads : {1, 2, 4}) {
+    const auto pool = make_thread_pool(threads);
+    EXPECT_EQ(pool->threads(), threads);
+    for (const Index tasks : {0, 1, 2, 3, 1000}) {
+      EXPECT_TRUE(runs_each_task_once(*pool, tasks)) << threads << " threads, " << tasks << " tasks";
+    }
+  }
+  EXPECT_EQ(serial_executor().threads(), 1);
+  EXPECT_TRUE(runs_each_task_once(serial_executor(), 10));
+  EXPECT_GE(make_thread_pool(0)->threads(), 1);
+}
+
+TEST(Executor, RethrowsAndLivesOn) {
+  const auto pool = make_thread_pool(3);
+  for (Executor* executor : {pool.get(), &serial_executor()}) {
+    for (int repeat = 0; repeat < 20; ++repeat) {
+      EXPECT_THROW(executor->run(50,
+                                 [](Index i) {
+                                   if (i == 17) throw std::runtime_error("17");
+                                 }),
+                   std::runtime_error);
+      EXPECT_TRUE(runs_each_task_once(*executor, 50));
+    }
+  }
+}
+
+TEST(Executor, WorksAfterFork) {
+  const auto pool = make_thread_pool(2);
+  ASSERT_TRUE(runs_each_task_once(*pool, 100));
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    _exit(runs_each_task_once(*pool, 100) ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_TRUE(runs_each_task_once(*pool, 100));
+}
+
+TEST(Executor, IsaNames) {
+  EXPECT_FALSE(available_isas().empty());
+  EXPECT_EQ(available_isas().front(), Isa::kPortable);
+  EXPECT_EQ(selected_isa(), Isa::kPortable);  // the suite runs with HSATTN_ISA=portable
+  EXPECT_NE(describe_processor(), "");
+}
+
+}  // namespace
+}  // namespace hsattn

@@ -1,0 +1,102 @@
+#include "support/plain.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace hsattn::testing {
+namespace {
+
+using Vector = std::vector<float>;
+
+// Tokens [begin, end) that a row attends as one key: their mean. A single token is its own mean.
+std::vector<Range> keys_of_row(const PlanView& plan, Index batch, Index kv_head, Index query) {
+  const PlanShape& s = plan.shape;
+  const Range near = s.near(s.position(query));
+  std::vector<Range> keys;
+  for (Index t = near.begin; t < near.end; ++t) keys.push_back({t, t + 1});
+  for (const Index b : plan.list(batch, kv_head, query)) {
+    for (Index t = b * s.block; t < std::min(s.keys, (b + 1) * s.block); ++t) keys.push_back({t, t + 1});
+  }
+  std::vector<FarNode> far;
+  far_field_of(s, s.position(query), plan.list(batch, kv_head, query), far);
+  for (const FarNode& node : far) {
+    const Index begin = (node.index << node.level) * s.block;
+    keys.push_back({begin, begin + node.tokens});
+  }
+  std::sort(keys.begin(), keys.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  return keys;
+}
+
+Vector mean_of(const Tensor<float>& x, Index batch, Index head, Range tokens) {
+  Vector mean(static_cast<std::size_t>(x.dim), 0.0F);
+  for (Index t = tokens.begin; t < tokens.end; ++t) {
+    for (Index c = 0; c < x.dim; ++c) mean[c] += x.row(batch, head, t)[c];
+  }
+  for (float& m : mean) m *= 1.0F / static_cast<float>(tokens.size());
+  return mean;
+}
+
+float dot(const float* a, const float* b, Index dim) {
+  float sum = 0;
+  for (Index c = 0; c < dim; ++c) sum += a[c] * b[c];
+  return sum;
+}
+
+void add(float* to, float factor, const float* from, Index dim) {
+  for (Index c = 0; c < dim; ++c) to[c] += factor * from[c];
+}
+
+void plain_row(const Problem& p, const Tensors<float>& in, const PlanView& plan, Index b, Index head, Index query,
+               Solution<float>& out) {
+  const Index kv_head = head / p.group();
+  const auto scale = static_cast<float>(p.scale_used());
+  const float* q = in.q.row(b, head, query);
+  const std::vector<Range> keys = keys_of_row(plan, b, kv_head, query);
+  std::vector<Vector> k, v;
+  Vector weight;
+  float largest = -std::numeric_limits<float>::infinity(), sum = 0;
+  for (const Range& tokens : keys) {
+    k.push_back(mean_of(in.k, b, kv_head, tokens));
+    v.push_back(mean_of(in.v, b, kv_head, tokens));
+    weight.push_back(dot(q, k.back().data(), p.dim) * scale + std::log(static_cast<float>(tokens.size())));
+    largest = std::max(largest, weight.back());
+  }
+  for (float& w : weight) sum += w = std::exp(w - largest);
+  float* o = out.o.row(b, head, query);
+  for (std::size_t j = 0; j < keys.size(); ++j) add(o, weight[j] /= sum, v[j].data(), p.dim);
+  out.lse[(b * p.heads + head) * p.queries + query] = largest + std::log(sum);
+
+  const float* dout = in.dout.row(b, head, query);
+  const float dout_o = dot(dout, o, p.dim);
+  for (std::size_t j = 0; j < keys.size(); ++j) {
+    const float ds = weight[j] * (dot(dout, v[j].data(), p.dim) - dout_o) * scale;
+    const float share = 1.0F / static_cast<float>(keys[j].size());
+    add(out.dq.row(b, head, query), ds, k[j].data(), p.dim);
+    for (Index t = keys[j].begin; t < keys[j].end; ++t) {
+      add(out.dk.row(b, kv_head, t), ds * share, q, p.dim);
+      add(out.dv.row(b, kv_head, t), weight[j] * share, dout, p.dim);
+    }
+  }
+}
+
+}  // namespace
+
+Solution<float> plain_float32(const Problem& p, const Tensors<float>& in, const PlanView& plan) {
+  Solution<float> out;
+  out.o = Tensor<float>(p.batch, p.heads, p.queries, p.dim);
+  out.dq = out.o;
+  out.dk = Tensor<float>(p.batch, p.kv_heads, p.keys, p.dim);
+  out.dv = out.dk;
+  for (Tensor<float>* tensor : {&out.o, &out.dq, &out.dk, &out.dv}) {
+    std::fill(tensor->data.begin(), tensor->data.end(), 0.0F);
+  }
+  out.lse.resize(static_cast<std::size_t>(p.batch * p.heads * p.queries));
+  for (Index b = 0; b < p.batch; ++b) {
+    for (Index h = 0; h < p.heads; ++h) {
+      for (Index i = 0; i < p.queries; ++i) plain_row(p, in, plan, b, h, i, out);
+    }
+  }
+  return out;
+}
+
+}  // namespace hsattn::testing

@@ -1,0 +1,81 @@
+// Problems that tests pose: shapes and options, the tensors made from a seed, and one call that solves them.
+#pragma once
+
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "hsattn/hsattn.h"
+#include "support/tensor.h"
+
+namespace hsattn::testing {
+
+using Random = std::mt19937_64;
+
+/// A whole number from `low` to `high`, both included.
+Index uniform(Random& random, Index low, Index high);
+
+template <class T>
+T one_of(Random& random, std::initializer_list<T> choices) {
+  return *(choices.begin() + uniform(random, 0, static_cast<Index>(choices.size()) - 1));
+}
+
+struct Problem {
+  std::string name;
+  Index batch = 1, heads = 1, kv_heads = 1, queries = 0, keys = 0, dim = 64;
+  PlanOptions options = {};
+  Layout layout = Layout::kContiguous;
+  std::optional<double> scale = {};
+
+  Index group() const { return heads / kv_heads; }
+  double scale_used() const;
+};
+
+/// One line for SCOPED_TRACE: every number that is needed to run it again.
+std::string describe(const Problem& problem);
+
+/// Small budgets at which every stage of the search acts: 3 and more levels, beam, rescoring, no dense positions.
+PlanOptions searching_options(Random& random, bool causal);
+
+template <class T>
+struct Tensors {
+  Tensor<T> q, k, v, dout;
+
+  AttentionInputs inputs(const Problem& problem) const { return {q.view(), k.view(), v.view(), problem.scale}; }
+};
+
+/// Normal values; neighbouring queries resemble each other (correlation 0.9), as in a language model.
+Tensors<float> random_tensors(const Problem& problem, std::uint64_t seed);
+Tensors<double> in_double(const Tensors<float>& tensors);
+
+/// What forward and backward give.
+template <class T>
+struct Solution {
+  Tensor<T> o, dq, dk, dv;
+  std::vector<T> lse;
+};
+
+/// attention_forward and attention_backward of the public interface, into outputs full of NaN.
+template <class T>
+Solution<T> solve(const Problem& problem, const Tensors<T>& in, const PlanView& plan,
+                  Executor& executor = serial_executor());
+
+/// attention_forward only.
+template <class T>
+Solution<T> solve_forward(const Problem& problem, const Tensors<T>& in, const PlanView& plan,
+                          Executor& executor = serial_executor());
+
+/// make_plan of the public interface.
+template <class T>
+Plan plan_of(const Problem& problem, const Tensors<T>& in, Executor& executor = serial_executor()) {
+  return make_plan(in.q.view(), in.k.view(), problem.options, problem.scale, executor);
+}
+
+template <class T>
+bool same_bits(const Solution<T>& a, const Solution<T>& b) {
+  return same_bits(a.o, b.o) && same_bits(a.dq, b.dq) && same_bits(a.dk, b.dk) && same_bits(a.dv, b.dv) &&
+         a.lse.size() == b.lse.size() && same_bits(a.lse.data(), b.lse.data(), std::ssize(a.lse));
+}
+
+}  // namespace hsattn::testing

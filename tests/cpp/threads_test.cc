@@ -1,0 +1,99 @@
+// Any number of threads, and any repeat, gives the same bits, forward and backward.
+#include <gtest/gtest.h>
+
+#include "support/problem.h"
+
+namespace hsattn {
+namespace {
+
+using testing::Problem;
+using testing::Random;
+using testing::Solution;
+using testing::Tensors;
+using testing::uniform;
+
+void expect_same_bits(const Problem& p, const Tensors<float>& in, const Plan& plan, const Solution<float>& right,
+                      Executor& executor) {
+  ASSERT_EQ(plan_of(p, in, executor), plan);
+  const Solution<float> found = solve(p, in, plan, executor);
+  ASSERT_TRUE(same_bits(found.o, right.o));
+  ASSERT_TRUE(testing::same_bits(found.lse.data(), right.lse.data(), std::ssize(right.lse)));
+  ASSERT_TRUE(same_bits(found.dq, right.dq));
+  ASSERT_TRUE(same_bits(found.dk, right.dk));
+  ASSERT_TRUE(same_bits(found.dv, right.dv));
+}
+
+struct Case {
+  const char* name;
+  Index batch, heads, kv_heads, queries, keys;
+  Pattern pattern;
+  bool causal, far_field;
+};
+
+constexpr Case kCases[] = {
+    {"one head", 1, 1, 1, 300, 300, Pattern::kHsa, true, true},
+    {"several heads", 2, 6, 2, 130, 130, Pattern::kHsa, true, false},
+    {"group of 3, far field", 1, 3, 1, 150, 170, Pattern::kHsa, true, true},
+    {"both sides", 1, 2, 1, 150, 150, Pattern::kHsa, false, true},
+    {"full", 1, 2, 2, 200, 200, Pattern::kFull, true, false},
+    {"decode", 1, 4, 2, 1, 400, Pattern::kHsa, true, false},
+};
+
+Problem problem_of(const Case& c) {
+  Problem p{.name = c.name,
+            .batch = c.batch,
+            .heads = c.heads,
+            .kv_heads = c.kv_heads,
+            .queries = c.queries,
+            .keys = c.keys,
+            .dim = 24};
+  p.options = {c.pattern, c.causal, {}};
+  p.options.hsa = {.window = 8,
+                   .top_k = 16,
+                   .candidates = 32,
+                   .block = 4,
+                   .sinks = 4,
+                   .top_nodes = 8,
+                   .beam = 4,
+                   .dense_until = 0,
+                   .far_field = c.far_field};
+  return p;
+}
+
+TEST(Threads, TwoThreadsGiveTheBitsOfOneAHundredTimes) {
+  const auto pool = make_thread_pool(2);
+  ASSERT_EQ(pool->threads(), 2);
+  for (const Case& c : kCases) {
+    const Problem p = problem_of(c);
+    SCOPED_TRACE(describe(p));
+    const Tensors<float> in = random_tensors(p, 1);
+    const Plan plan = plan_of(p, in);
+    const Solution<float> right = solve(p, in, plan);
+    for (int repeat = 0; repeat < 100; ++repeat) {
+      SCOPED_TRACE(concat("repeat ", repeat));
+      expect_same_bits(p, in, plan, right, *pool);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Threads, MoreThreadsAndMoreWork) {
+  const auto pool = make_thread_pool(5);
+  Random random(15);
+  for (int i = 0; i < 10; ++i) {
+    Problem p{.name = "random", .batch = uniform(random, 1, 3)};
+    p.options = testing::searching_options(random, uniform(random, 0, 1) == 1);
+    p.kv_heads = uniform(random, 1, 3);
+    p.heads = p.kv_heads * testing::one_of<Index>(random, {1, 3});
+    p.keys = uniform(random, 1, 300);
+    p.queries = uniform(random, 1, p.keys);
+    p.dim = testing::one_of<Index>(random, {8, 40, 64});
+    SCOPED_TRACE(describe(p));
+    const Tensors<float> in = random_tensors(p, static_cast<std::uint64_t>(i));
+    const Plan plan = plan_of(p, in);
+    expect_same_bits(p, in, plan, solve(p, in, plan), *pool);
+  }
+}
+
+}  // namespace
+}  // namespace hsattn
