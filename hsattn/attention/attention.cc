@@ -2,7 +2,9 @@
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/buffer.h"
+#include "hsattn/base/cpu.h"
 #include "hsattn/base/error.h"
+#include "hsattn/kernels/cpu/driver.h"
 #include "hsattn/kernels/reference/reference.h"
 
 namespace hsattn {
@@ -14,6 +16,9 @@ PlanShape shape_for(const ConstView& q, const ConstView& k, const PlanOptions& o
 
 Index list_elements(const PlanShape& s) { return s.batch * s.kv_heads * s.queries * s.slots(); }
 
+// The kernels, best first: the vector kernels take float32, the reference everything.
+bool vector_kernels_accept(const ConstView& q) { return q.dtype == DType::kFloat32; }
+
 }  // namespace
 
 void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
@@ -22,7 +27,8 @@ void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& o
   const PlanShape shape = shape_for(q, k, options);
   if (list_elements(shape) == 0) return;
   check(blocks != nullptr, "make_plan: blocks has no memory; the plan needs ", list_elements(shape), " ids");
-  reference::select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor);
+  const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
+  select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor);
 }
 
 Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
@@ -40,7 +46,12 @@ void attention_forward(const AttentionInputs& in, const PlanView& plan, const At
   check_plan_fits("attention_forward", in, plan);
   check_outputs("attention_forward", in, out);
   if (in.q.elements() == 0) return;
-  reference::forward(in, scale_or_default(in.scale, in.q.dim), plan, out, executor);
+  const double scale = scale_or_default(in.scale, in.q.dim);
+  if (vector_kernels_accept(in.q)) {
+    cpu::forward(in, scale, plan, out, executor);
+  } else {
+    reference::forward(in, scale, plan, out, executor);
+  }
 }
 
 void attention_forward(const AttentionInputs& in, const PlanOptions& options, const AttentionOutputs& out,
@@ -49,6 +60,10 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
   check_outputs("attention_forward", in, out);
   const PlanShape shape = shape_for(in.q, in.k, options);
   if (in.q.elements() == 0) return;
+  if (vector_kernels_accept(in.q)) {
+    cpu::forward(in, scale_or_default(in.scale, in.q.dim), shape, options, out, keep, executor);
+    return;
+  }
   std::vector<std::int32_t> own;
   if (keep == nullptr) {
     own = allocate_vector<std::int32_t>(list_elements(shape), "attention_forward: lists");
@@ -64,12 +79,13 @@ void attention_backward(const AttentionInputs& in, const PlanView& plan, const A
   check_plan_fits("attention_backward", in, plan);
   check_gradients("attention_backward", in, saved, grads);
   if (in.q.elements() == 0 && in.k.elements() == 0) return;
-  reference::backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor);
+  const auto backward = vector_kernels_accept(in.q) ? cpu::backward : reference::backward;
+  backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor);
 }
 
 const char* chosen_kernel(const AttentionInputs& in) {
   check_inputs("chosen_kernel", in);
-  return "reference";
+  return vector_kernels_accept(in.q) ? name_of(selected_isa()) : "reference";
 }
 
 }  // namespace hsattn

@@ -1,0 +1,292 @@
+#include "hsattn/kernels/cpu/driver.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "hsattn/kernels/cpu/kernels.h"
+#include "hsattn/kernels/cpu/node_gradients.h"
+#include "hsattn/kernels/cpu/pack.h"
+
+namespace hsattn::cpu {
+namespace {
+
+SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
+  const HsaOptions& o = options.hsa;
+  SearchBudgets b;
+  b.kept = shape.kept;
+  b.sinks = shape.sinks;
+  b.candidates = std::max(shape.kept, ceil_div(o.candidates, shape.block));
+  b.rescore = b.candidates > b.kept;
+  b.beam = o.beam > 0 ? o.beam : b.candidates;
+  b.top_nodes = o.top_nodes;
+  if (o.levels > 0) b.start_level = o.levels - log2_exact(shape.block);
+  return b;
+}
+
+// Heads of a call, a few at a time: as many are packed at once as there are threads, so that memory stays bounded.
+class Waves {
+ public:
+  Waves(const ConstView& k, const ConstView* v, const PackRequest& request, Executor& executor)
+      : k_(k), v_(v), request_(request), executor_(executor), heads_(k.batch * k.heads) {
+    const Index size = std::min<Index>(heads_, executor.threads());
+    for (Index i = 0; i < size; ++i) packed_.push_back(allocate_packed_head(k.tokens, k.dim, request));
+  }
+
+  // Packs each wave and calls body(first head, heads in the wave); packed(i) is the i-th of the wave.
+  template <class Body>
+  void run(const Body& body) {
+    const auto size = static_cast<Index>(packed_.size());
+    for (Index first = 0; first < heads_; first += size) {
+      const Index count = std::min(size, heads_ - first);
+      pack(first, count);
+      body(first, count);
+    }
+  }
+
+  const PackedHead& packed(Index i) const { return packed_[static_cast<std::size_t>(i)]; }
+
+ private:
+  void pack(Index first, Index count) {
+    const Index units = packed_[0].units;
+    const Index chunk = executor_.threads() == 1 ? units : std::max<Index>(64, ceil_div(units, 8));
+    const Index chunks = ceil_div(units, chunk);
+    executor_.run(count * chunks, [&](Index task) {
+      PackedHead& head = packed_[static_cast<std::size_t>(task / chunks)];
+      const Index begin = task % chunks * chunk;
+      pack_units(keys(first + task / chunks), values(first + task / chunks), request_, begin,
+                 std::min(units, begin + chunk), head);
+    });
+    executor_.run(count, [&](Index i) {
+      PackedHead& head = packed_[static_cast<std::size_t>(i)];
+      const auto* flags = head.not_finite.get();
+      head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; });
+      build_pyramid(keys(first + i), values(first + i), request_, head);
+    });
+  }
+
+  Rows<const float> keys(Index head) const { return rows_of<const float>(k_, head / k_.heads, head % k_.heads); }
+  Rows<const float> values(Index head) const {
+    return v_ == nullptr ? keys(head) : rows_of<const float>(*v_, head / k_.heads, head % k_.heads);
+  }
+
+  const ConstView& k_;
+  const ConstView* v_;
+  PackRequest request_;
+  Executor& executor_;
+  Index heads_;
+  std::vector<PackedHead> packed_;
+};
+
+PackRequest request_for(const PlanShape& shape, bool search) {
+  PackRequest request;
+  request.block = shape.block;
+  request.search = search && shape.slots() > 0;
+  request.far_field = shape.far_field;
+  return request;
+}
+
+HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index head, const PackedHead& packed) {
+  HeadJob job;
+  job.shape = shape;
+  job.packed = &packed;
+  job.group = q.heads / shape.kv_heads;
+  job.scale = static_cast<float>(scale);
+  job.q = rows_of<const float>(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
+  job.q_head_stride = q.head_stride;
+  return job;
+}
+
+// Queries of one task: all of them on one thread, else enough tasks that threads finish together.
+Index queries_per_task(const PlanShape& shape, Index heads_in_wave, Executor& executor) {
+  if (executor.threads() == 1) return std::max<Index>(1, shape.queries);
+  const Index tasks = ceil_div(8 * executor.threads(), heads_in_wave);
+  return std::max(4 * kTile, round_up(ceil_div(shape.queries, tasks), kTile));
+}
+
+template <class Body>
+void for_each_tile(Index begin, Index end, const Body& body) {
+  for (Index first = begin; first < end; first += kTile) body(first, std::min(kTile, end - first));
+}
+
+std::int32_t* lists_of_head(std::int32_t* lists, const PlanShape& shape, Index head) {
+  return lists == nullptr ? nullptr : lists + head * shape.queries * shape.slots();
+}
+
+// The part that all forward passes share; `given` and `keep` are lists of the whole call or null.
+void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const SearchBudgets& budgets,
+                 const std::int32_t* given, const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
+  const Kernels& kernels = kernels_for(selected_isa());
+  PackRequest request = request_for(shape, given == nullptr);
+  request.values = true;
+  Waves waves(in.k, &in.v, request, executor);
+  waves.run([&](Index first_head, Index heads) {
+    const Index per_task = queries_per_task(shape, heads, executor);
+    const Index chunks = ceil_div(shape.queries, per_task);
+    executor.run(heads * chunks, [&](Index task) {
+      const Index head = first_head + task % heads;
+      HeadJob job = head_job(in.q, shape, scale, head, waves.packed(task % heads));
+      job.search = budgets;
+      job.lists = given == nullptr ? nullptr : given + head * shape.queries * shape.slots();
+      job.keep = lists_of_head(keep, shape, head);
+      const Index batch = head / shape.kv_heads, q_head = head % shape.kv_heads * job.group;
+      const Rows<float> o = rows_of<float>(out.o, batch, q_head);
+      auto* lse = static_cast<float*>(out.lse);
+      if (lse != nullptr) lse += (batch * in.q.heads + q_head) * shape.queries;
+      const ForwardOutputs outputs{o.data, o.stride, out.o.head_stride, lse};
+      Scratch scratch(job, false);
+      // The last tasks, with the longest past, first.
+      const Index begin = (chunks - 1 - task / heads) * per_task;
+      for_each_tile(begin, std::min(shape.queries, begin + per_task),
+                    [&](Index first, Index count) { kernels.forward(job, first, count, outputs, scratch); });
+    });
+  });
+}
+
+}  // namespace
+
+void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
+            std::int32_t* blocks, Executor& executor) {
+  const Kernels& kernels = kernels_for(selected_isa());
+  PackRequest request = request_for(shape, true);
+  request.far_field = false;
+  Waves waves(k, nullptr, request, executor);
+  waves.run([&](Index first_head, Index heads) {
+    const Index per_task = queries_per_task(shape, heads, executor);
+    const Index chunks = ceil_div(shape.queries, per_task);
+    executor.run(heads * chunks, [&](Index task) {
+      const Index head = first_head + task % heads;
+      HeadJob job = head_job(q, shape, scale, head, waves.packed(task % heads));
+      job.search = budgets_of(shape, options);
+      Scratch scratch(job, false);
+      std::int32_t* lists = lists_of_head(blocks, shape, head);
+      const Index begin = (chunks - 1 - task / heads) * per_task;
+      for_each_tile(begin, std::min(shape.queries, begin + per_task), [&](Index first, Index count) {
+        kernels.select(job, first, count, lists + first * shape.slots(), scratch);
+      });
+    });
+  });
+}
+
+void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
+             Executor& executor) {
+  run_forward(in, scale, plan.shape, {}, plan.blocks, out, nullptr, executor);
+}
+
+void forward(const AttentionInputs& in, double scale, const PlanShape& shape, const PlanOptions& options,
+             const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
+  run_forward(in, scale, shape, budgets_of(shape, options), nullptr, out, keep, executor);
+}
+
+namespace {
+
+// Sums of one (head, range of queries), merged in the order of the ranges.
+struct GradientSums {
+  Buffer<float> dk, dv, dk_nodes, dv_nodes;
+  Index tokens = 0, nodes = 0;  // floats of each
+
+  GradientSums(const PackedHead& head, bool far_field)
+      : tokens(head.units * kUnit * head.padded_dim), nodes(far_field ? head.pyramid.rows() * head.padded_dim : 0) {
+    const char* what = "attention_backward: sums of dk and dv";
+    dk = allocate_buffer<float>(tokens, what);
+    dv = allocate_buffer<float>(tokens, what);
+    dk_nodes = allocate_buffer<float>(nodes, what);
+    dv_nodes = allocate_buffer<float>(nodes, what);
+  }
+  void clear() {
+    for (const auto& [sums, count] : {std::pair{dk.get(), tokens}, {dv.get(), tokens}, {dk_nodes.get(), nodes},
+                                      {dv_nodes.get(), nodes}}) {
+      std::memset(sums, 0, static_cast<std::size_t>(count) * sizeof(float));
+    }
+  }
+};
+
+// Ranges of queries with accumulators of their own: a function of the shape alone, or results would depend on threads.
+Index query_ranges(const PlanShape& shape) {
+  constexpr Index kWanted = 8, kSmallest = 512;  // (head, range) pairs; queries of a range
+  const Index heads = std::max<Index>(1, shape.batch * shape.kv_heads);
+  return std::clamp<Index>(std::min(ceil_div(kWanted, heads), shape.queries / kSmallest), 1, kWanted);
+}
+
+void add_into(float* to, const float* from, Index count) {
+  for (Index i = 0; i < count; ++i) to[i] += from[i];
+}
+
+void write_token_gradients(const float* sums, float factor, Index padded_dim, const Rows<float>& to) {
+  for (Index t = 0; t < to.count; ++t)
+    for (Index d = 0; d < to.dim; ++d) to.row(t)[d] = sums[t * padded_dim + d] * factor + 0.0F;
+}
+
+// Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
+void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count,
+                 const Rows<float>& dk, const Rows<float>& dv) {
+  GradientSums& sum = ranges[0];
+  for (Index r = 1; r < count; ++r) {
+    add_into(sum.dk.get(), ranges[r].dk.get(), sum.tokens);
+    add_into(sum.dv.get(), ranges[r].dv.get(), sum.tokens);
+    add_into(sum.dk_nodes.get(), ranges[r].dk_nodes.get(), sum.nodes);
+    add_into(sum.dv_nodes.get(), ranges[r].dv_nodes.get(), sum.nodes);
+  }
+  if (shape.far_field) {
+    spread_node_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
+    spread_node_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());
+  }
+  write_token_gradients(sum.dk.get(), kLn2, packed.padded_dim, dk);  // sums hold q times log2(e)
+  write_token_gradients(sum.dv.get(), 1, packed.padded_dim, dv);
+}
+
+BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const AttentionSaved& saved,
+                         const AttentionGradients& grads, Index head, GradientSums& sums) {
+  const Index batch = head / job.shape.kv_heads, q_head = head % job.shape.kv_heads * job.group;
+  const Rows<float> dq = rows_of<float>(grads.dq, batch, q_head);
+  BackwardJob out;
+  out.o = rows_of<const float>(saved.o, batch, q_head);
+  out.dout = rows_of<const float>(saved.dout, batch, q_head);
+  out.o_head_stride = saved.o.head_stride;
+  out.dout_head_stride = saved.dout.head_stride;
+  out.lse = static_cast<const float*>(saved.lse) + (batch * in.q.heads + q_head) * job.shape.queries;
+  out.dq = dq.data;
+  out.dq_stride = dq.stride;
+  out.dq_head_stride = grads.dq.head_stride;
+  out.dk = sums.dk.get();
+  out.dv = sums.dv.get();
+  out.dk_nodes = sums.dk_nodes.get();
+  out.dv_nodes = sums.dv_nodes.get();
+  return out;
+}
+
+}  // namespace
+
+void backward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionSaved& saved,
+              const AttentionGradients& grads, Executor& executor) {
+  const PlanShape& shape = plan.shape;
+  const Kernels& kernels = kernels_for(selected_isa());
+  PackRequest request = request_for(shape, false);
+  request.values = request.backward = true;
+  Waves waves(in.k, &in.v, request, executor);
+  const Index ranges = query_ranges(shape);
+  const Index per_range = std::max<Index>(kTile, round_up(ceil_div(shape.queries, ranges), kTile));
+  std::vector<GradientSums> sums;
+  waves.run([&](Index first_head, Index heads) {
+    while (static_cast<Index>(sums.size()) < heads * ranges) sums.emplace_back(waves.packed(0), shape.far_field);
+    executor.run(heads * ranges, [&](Index task) {
+      const Index in_wave = task % heads, range = ranges - 1 - task / heads;  // the longest past first
+      HeadJob job = head_job(in.q, shape, scale, first_head + in_wave, waves.packed(in_wave));
+      if (plan.blocks != nullptr) job.lists = plan.blocks + (first_head + in_wave) * shape.queries * shape.slots();
+      GradientSums& own = sums[static_cast<std::size_t>(in_wave * ranges + range)];
+      own.clear();
+      const BackwardJob out = backward_job(job, in, saved, grads, first_head + in_wave, own);
+      Scratch scratch(job, true);
+      for_each_tile(range * per_range, std::min(shape.queries, (range + 1) * per_range),
+                    [&](Index first, Index count) { kernels.backward(job, out, first, count, scratch); });
+    });
+    executor.run(heads, [&](Index i) {
+      const Index head = first_head + i;
+      finish_head(waves.packed(i), shape, &sums[static_cast<std::size_t>(i * ranges)], ranges,
+                  rows_of<float>(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
+                  rows_of<float>(grads.dv, head / shape.kv_heads, head % shape.kv_heads));
+    });
+  });
+}
+
+}  // namespace hsattn::cpu

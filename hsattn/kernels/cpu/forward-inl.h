@@ -1,0 +1,177 @@
+// Forward: each quad of a tile walks its entries with a running softmax; quads that wait for the lowest unit go first, so
+// that they find each other's keys in the cache.
+#pragma once
+
+#include "hsattn/kernels/cpu/kernels.h"
+#include "hsattn/kernels/cpu/micro-inl.h"
+
+namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
+
+// Where the walk of a quad stands.
+struct Cursor {
+  const Entry* at = nullptr;
+  const Entry* end = nullptr;
+};
+
+// Takes the next (up to) 8 entries of a quad into a panel; a short panel is filled up with the units of zeros.
+HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* units, Panel& panel) {
+  const Index left = cursor.end - cursor.at;
+  const int count = static_cast<int>(min_of<Index>(left, kPanelUnits));
+  std::uint32_t every = 0xffffffffU;
+  for (int r = 0; r < kQuad; ++r) panel.seen[r] = 0;
+  for (int u = 0; u < kPanelUnits; ++u) {
+    const std::uint32_t lanes = u < count ? cursor.at[u].lanes : 0;
+    units[u] = u < count ? cursor.at[u].unit : head.units - kPanelUnits + u;
+    every &= lanes;
+    for (int r = 0; r < kQuad; ++r) panel.seen[r] |= static_cast<std::uint64_t>(lanes >> (8 * r) & 0xffU) << (8 * u);
+  }
+  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * head.dim * kUnit;
+  panel.all_seen = every == 0xffffffffU;
+  panel.careful = false;
+  if (head.any_not_finite) {
+    for (int u = 0; u < kPanelUnits; ++u) panel.careful |= head.not_finite[units[u]] != 0;
+  }
+  cursor.at += count;
+}
+
+// The quad whose next unit is lowest, or -1 when all have arrived.
+HSATTN_INLINE Index next_quad(const Cursor* cursors, Index quads) {
+  Index best = -1;
+  std::int32_t lowest = 0x7fffffff;
+  for (Index i = 0; i < quads; ++i) {
+    if (cursors[i].at < cursors[i].end && cursors[i].at->unit < lowest) {
+      lowest = cursors[i].at->unit;
+      best = i;
+    }
+  }
+  return best;
+}
+
+HSATTN_INLINE void forward_panel(const PackedHead& head, Cursor& cursor, Index row, Scratch& s) {
+  const Index padded = head.padded_dim;
+  Panel panel;
+  Index units[kPanelUnits];
+  alignas(64) float scores[kQuad * kPanel];
+  float rescale[kQuad];
+  take_panel(head, cursor, units, panel);
+  for (int u = 0; u < kPanelUnits; ++u) panel.rows[u] = head.values.get() + units[u] * kUnit * padded;
+  scores_of_panel(s.q.get() + row * padded, padded, head.dim, panel.keys_t, scores);
+  if (!panel.all_seen) mask_scores(scores, panel.seen);
+  softmax_step<false>(scores, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row, rescale);
+  const UnitRows rows{panel.rows, padded};
+  float* o = s.o.get() + row * padded;
+  if (panel.careful) {
+    weighted_rows_seen(scores, rescale, panel.seen, rows, padded, o);
+  } else {
+    weighted_rows(scores, rescale, rows, padded, o);
+  }
+}
+
+// 64 far nodes as a panel: rows of keys and values, biases, who sees what.
+struct FarPanel {
+  const float* keys[kPanel];
+  const float* values[kPanel];
+  Index row[kPanel];
+  float bias[kPanel];
+  std::uint64_t seen[kQuad];
+  int count;
+};
+
+HSATTN_INLINE void take_far_panel(const PackedHead& head, const FarEntry* entries, Index left, FarPanel& panel) {
+  panel.count = static_cast<int>(min_of<Index>(left, kPanel));
+  for (int r = 0; r < kQuad; ++r) panel.seen[r] = 0;
+  for (int j = 0; j < kPanel; ++j) {
+    const bool real = j < panel.count;
+    panel.row[j] = real ? entries[j].row : entries[0].row;
+    panel.bias[j] = real ? entries[j].bias : 0.0F;
+    panel.keys[j] = head.pyramid.keys.get() + panel.row[j] * head.padded_dim;
+    panel.values[j] = head.pyramid.values.get() + panel.row[j] * head.padded_dim;
+    for (int r = 0; r < kQuad; ++r) {
+      const bool sees = real && (entries[j].rows >> (8 * r) & 1U) != 0;
+      panel.seen[r] |= static_cast<std::uint64_t>(sees) << j;
+    }
+  }
+}
+
+// [4, 64] scores of nodes, with their biases; kMasked where a row does not see one.
+HSATTN_INLINE void far_scores(const PackedHead& head, const FarPanel& panel, const float* q, float* scores) {
+  for (int j = 0; j < kPanel; j += 4) dots_of_rows(q, head.padded_dim, panel.keys + j, scores + j, kPanel);
+  for (int r = 0; r < kQuad; ++r) {
+    for (int c = 0; c < kVectors; ++c) {
+      float* x = scores + r * kPanel + c * kLanes;
+      store(x, add(load(x), load(panel.bias + c * kLanes)));
+    }
+  }
+  mask_scores(scores, panel.seen);
+}
+
+static void forward_far(const PackedHead& head, const std::vector<FarEntry>& entries, Index row, Scratch& s) {
+  const auto count = static_cast<Index>(entries.size());
+  float* o = s.o.get() + row * head.padded_dim;
+  for (Index at = 0; at < count; at += kPanel) {
+    FarPanel panel;
+    alignas(64) float scores[kQuad * kPanel];
+    float rescale[kQuad];
+    take_far_panel(head, entries.data() + at, count - at, panel);
+    far_scores(head, panel, s.q.get() + row * head.padded_dim, scores);
+    softmax_step<true>(scores, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row, rescale);
+    const NodeRows rows{panel.values};
+    if (head.any_not_finite) {
+      weighted_rows_seen(scores, rescale, panel.seen, rows, head.padded_dim, o);
+    } else {
+      weighted_rows(scores, rescale, rows, head.padded_dim, o);
+    }
+  }
+}
+
+// Divides by the softmax denominator and writes o and lse; adding 0 turns -0 into 0.
+static void write_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, const Scratch& s) {
+  const Index padded = job.packed->padded_dim;
+  for (Index row = 0; row < count * job.group; ++row) {
+    const Index query = first + row / job.group, head = row % job.group;
+    const float sum = s.far_sum[row] + sum_of_half(half_load(s.sums.get() + row * kUnit));
+    const bool sees_nothing = sum == 0.0F;
+    const float factor = sees_nothing ? 0.0F : 1.0F / sum;
+    float* to = out.o + head * out.o_head_stride + query * out.o_stride;
+    const float* from = s.o.get() + row * padded;
+    for (Index d = 0; d < job.packed->dim; ++d) to[d] = from[d] * factor + 0.0F;
+    if (out.lse != nullptr) {
+      out.lse[head * job.shape.queries + query] =
+          sees_nothing ? -__builtin_inff() : (s.max[row] + __builtin_log2f(sum)) * kLn2;
+    }
+  }
+}
+
+static void reset_rows(Index rows, Index padded, Scratch& s) {
+  for (Index r = 0; r < rows; ++r) {
+    s.max[r] = -__builtin_inff();
+    s.far_sum[r] = 0;
+  }
+  __builtin_memset(s.sums.get(), 0, static_cast<std::size_t>(rows * kUnit) * sizeof(float));
+  __builtin_memset(s.o.get(), 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
+}
+
+static void forward_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, Scratch& s) {
+  const PackedHead& head = *job.packed;
+  const Index quads = (count * job.group + kQuad - 1) / kQuad;
+  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale * kLog2e, head.padded_dim, s.q.get());
+  const std::int32_t* lists = tile_lists(kKernels, job, first, count, s);
+  build_tile_entries(job, first, count, lists, s);
+  reset_rows(quads * kQuad, head.padded_dim, s);
+  if (job.shape.far_field) {
+    for (Index quad = 0; quad < quads; ++quad) forward_far(head, s.far_entries[quad], quad * kQuad, s);
+  }
+  Cursor cursors[kTile * kMostQuadsPerPosition];
+  for (Index base = 0; base < quads; base += kTile * kMostQuadsPerPosition) {
+    const Index some = min_of<Index>(quads - base, kTile * kMostQuadsPerPosition);
+    for (Index i = 0; i < some; ++i) {
+      cursors[i] = {s.entries[base + i].data(), s.entries[base + i].data() + s.entries[base + i].size()};
+    }
+    for (Index i = next_quad(cursors, some); i >= 0; i = next_quad(cursors, some)) {
+      forward_panel(head, cursors[i], (base + i) * kQuad, s);
+    }
+  }
+  write_tile(job, first, count, out, s);
+}
+
+}  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

@@ -1,0 +1,178 @@
+// Micro-kernels: one quad of rows against one panel of 64 keys. Included once per instruction set.
+#pragma once
+
+#include "hsattn/kernels/cpu/simd.h"
+
+namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
+
+// A panel as a quad meets it. Rows of values are addressed lane by lane for far nodes, unit by unit otherwise.
+struct Panel {
+  const float* keys_t[kPanelUnits];   // [dim, 8] each
+  const float* rows[kPanelUnits];     // values [8, padded dim] each
+  std::uint64_t seen[kQuad];          // bit j: the row sees key j
+  bool all_seen;
+  bool careful;                       // holds a value that is not finite
+};
+
+// scores[r][c] = q[r] . key c, for N vectors of keys. Each score is one chain of fused multiply-adds over dim, so its
+// bits do not depend on the shape of the tile.
+template <int N>
+HSATTN_INLINE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit,
+                                     float* scores, Index stride) {
+  F acc[kQuad][N];
+  for (int r = 0; r < kQuad; ++r)
+    for (int c = 0; c < N; ++c) acc[r][c] = zero();
+  for (Index d = 0; d < dim; ++d) {
+    F k[N];
+    for (int c = 0; c < N; ++c) k[c] = load_units(unit + c * kUnitsPerVector, d * kUnit);
+    for (int r = 0; r < kQuad; ++r) {
+      const F x = set1(q[r * q_stride + d]);
+      for (int c = 0; c < N; ++c) acc[r][c] = fma(x, k[c], acc[r][c]);
+    }
+  }
+  for (int r = 0; r < kQuad; ++r)
+    for (int c = 0; c < N; ++c) store(scores + r * stride + c * kLanes, acc[r][c]);
+}
+
+// [4, 64] scores of a panel's units.
+HSATTN_INLINE void scores_of_panel(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
+                                   Index stride = kPanel) {
+  if constexpr (kLanes == 16) {
+    scores_of_vectors<4>(q, q_stride, dim, unit, scores, stride);
+  } else {  // 12 accumulators, 3 keys and 1 query fill the 16 registers
+    scores_of_vectors<3>(q, q_stride, dim, unit, scores, stride);
+    scores_of_vectors<3>(q, q_stride, dim, unit + 3, scores + 24, stride);
+    scores_of_vectors<2>(q, q_stride, dim, unit + 6, scores + 48, stride);
+  }
+}
+
+// acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j. N vectors of columns.
+template <int N, class RowOf>
+HSATTN_INLINE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, Index column, float* acc,
+                                            Index acc_stride) {
+  F o[kQuad][N];
+  for (int r = 0; r < kQuad; ++r) {
+    const F a = set1(scale[r]);
+    for (int c = 0; c < N; ++c) o[r][c] = mul(a, load(acc + r * acc_stride + column + c * kLanes));
+  }
+  for (int u = 0; u < kPanelUnits; ++u) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kUnit; ++j) {
+      const float* row = row_of(u, j) + column;
+      F x[N];
+      for (int c = 0; c < N; ++c) x[c] = load(row + c * kLanes);
+      for (int r = 0; r < kQuad; ++r) {
+        const F w = set1(p[r * kPanel + u * kUnit + j]);
+        for (int c = 0; c < N; ++c) o[r][c] = fma(w, x[c], o[r][c]);
+      }
+    }
+  }
+  for (int r = 0; r < kQuad; ++r)
+    for (int c = 0; c < N; ++c) store(acc + r * acc_stride + column + c * kLanes, o[r][c]);
+}
+
+template <class RowOf>
+HSATTN_INLINE void weighted_rows(const float* p, const float* scale, RowOf row_of, Index padded_dim, float* acc) {
+  constexpr int kMost = kLanes == 16 ? 4 : 3;  // 16 or 12 accumulators
+  Index column = 0;
+  for (; column + kMost * kLanes <= padded_dim; column += kMost * kLanes)
+    weighted_rows_of_vectors<kMost>(p, scale, row_of, column, acc, padded_dim);
+  const Index rest = (padded_dim - column) / kLanes;
+  if (rest == 3) weighted_rows_of_vectors<3>(p, scale, row_of, column, acc, padded_dim);
+  if (rest == 2) weighted_rows_of_vectors<2>(p, scale, row_of, column, acc, padded_dim);
+  if (rest == 1) weighted_rows_of_vectors<1>(p, scale, row_of, column, acc, padded_dim);
+}
+
+// The same sums, same bits, touching only rows that are seen: for values that are not finite.
+template <class RowOf>
+HSATTN_INLINE void weighted_rows_seen(const float* p, const float* scale, const std::uint64_t* seen, RowOf row_of,
+                                      Index padded_dim, float* acc) {
+  for (int r = 0; r < kQuad; ++r) {
+    float* o = acc + r * padded_dim;
+    for (Index c = 0; c < padded_dim; c += kLanes) {
+      F sum = mul(set1(scale[r]), load(o + c));
+      for (std::uint64_t left = seen[r]; left != 0; left &= left - 1) {
+        const int j = __builtin_ctzll(left);
+        sum = fma(set1(p[r * kPanel + j]), load(row_of(j / 8, j % 8) + c), sum);
+      }
+      store(o + c, sum);
+    }
+  }
+}
+
+struct UnitRows {
+  const float* const* base;
+  Index padded_dim;
+  __attribute__((always_inline)) const float* operator()(int u, int j) const { return base[u] + j * padded_dim; }
+};
+
+struct NodeRows {
+  const float* const* row;  // [64]
+  __attribute__((always_inline)) const float* operator()(int u, int j) const { return row[u * kUnit + j]; }
+};
+
+// Scores that the row does not see become kMasked.
+HSATTN_INLINE void mask_scores(float* scores, const std::uint64_t* seen) {
+  for (int r = 0; r < kQuad; ++r) {
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(seen + r);
+    for (int c = 0; c < kVectors; ++c) {
+      float* s = scores + r * kPanel + c * kLanes;
+      store(s, select(lanes_of(bytes + c * kUnitsPerVector), load(s), set1(kMasked)));
+    }
+  }
+}
+
+// One step of the running softmax: scores [4, 64] (log2 domain) become weights 2^(score - m); m is the running maximum,
+// rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
+//
+// Row sums stay apart for the 8 lanes of a unit (kFar false), or are one chain over the nodes (kFar true), so that
+// their bits do not depend on how entries fall into panels.
+template <bool kFar>
+HSATTN_INLINE void softmax_step(float* scores, float* m, float* sums, float* far_sum, float* rescale) {
+  for (int r = 0; r < kQuad; ++r) {
+    float* row = scores + r * kPanel;
+    F s[kVectors];
+    F top = set1(kMasked);
+    for (int c = 0; c < kVectors; ++c) {
+      s[c] = load(row + c * kLanes);
+      top = max_keep_nan(s[c], top);
+    }
+    const float best = reduce_max(top);
+    const float old = m[r];
+    const float now = best > max_of(old, kMasked) ? __builtin_ceilf(best) : old;
+    const float used = now == -__builtin_inff() ? 0.0F : now;
+    rescale[r] = now == old ? 1.0F : power_of_two(old - now);
+    m[r] = now;
+    H sum = half_mul(half_load(sums + r * kUnit), rescale[r]);
+    for (int c = 0; c < kVectors; ++c) {
+      const F p = exp2_minus(max_keep_nan(set1(kMasked), s[c]), set1(used));
+      store(row + c * kLanes, p);
+      if constexpr (!kFar) sum = add_units(sum, p);
+    }
+    half_store(sums + r * kUnit, sum);
+    far_sum[r] *= rescale[r];
+  }
+  if constexpr (kFar) {
+    for (int j = 0; j < kPanel; ++j)
+      for (int r = 0; r < kQuad; ++r) far_sum[r] += scores[r * kPanel + j];
+  }
+}
+
+// Dot products of 4 query rows with 4 rows of a table; padded_dim a multiple of the vector. out[r * stride + i].
+HSATTN_INLINE void dots_of_rows(const float* q, Index padded_dim, const float* const* row, float* out, Index stride) {
+  F acc[kQuad][4];
+  for (int r = 0; r < kQuad; ++r)
+    for (int i = 0; i < 4; ++i) acc[r][i] = zero();
+  for (Index d = 0; d < padded_dim; d += kLanes) {
+    F k[4];
+    for (int i = 0; i < 4; ++i) k[i] = load(row[i] + d);
+    for (int r = 0; r < kQuad; ++r) {
+      const F x = load(q + r * padded_dim + d);
+      for (int i = 0; i < 4; ++i) acc[r][i] = fma(x, k[i], acc[r][i]);
+    }
+  }
+  for (int r = 0; r < kQuad; ++r)
+    for (int i = 0; i < 4; ++i) out[r * stride + i] = sum_of_half(add_units(half_zero(), acc[r][i]));
+}
+
+}  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

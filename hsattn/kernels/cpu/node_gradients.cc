@@ -1,0 +1,38 @@
+#include "hsattn/kernels/cpu/node_gradients.h"
+
+#include <algorithm>
+
+#include "hsattn/kernels/cpu/pack.h"
+
+namespace hsattn::cpu {
+namespace {
+
+void add_scaled(const float* from, float factor, Index count, float* to) {
+  for (Index d = 0; d < count; ++d) to[d] += factor * from[d];
+}
+
+}  // namespace
+
+void spread_node_gradients(const PackedHead& head, Index block, float* nodes, float* tokens) {
+  const PackedPyramid& p = head.pyramid;
+  const Index padded = head.padded_dim;
+  for (Index level = p.levels - 1; level > 0; --level) {
+    const Index children = p.first[level] - p.first[level - 1];
+    for (Index i = 0; i < p.first[level + 1] - p.first[level]; ++i) {
+      const auto total = static_cast<float>(node_tokens(head, block, level, i));
+      for (Index child = 2 * i; child < std::min(2 * i + 2, children); ++child) {
+        const float share = static_cast<float>(node_tokens(head, block, level - 1, child)) / total;
+        add_scaled(nodes + (p.first[level] + i) * padded, share, padded,
+                   nodes + (p.first[level - 1] + child) * padded);
+      }
+    }
+  }
+  for (Index b = 0; b < p.first[1]; ++b) {
+    const Index begin = b * block, end = std::min(head.keys, begin + block);
+    for (Index t = begin; t < end; ++t) {
+      add_scaled(nodes + b * padded, 1.0F / static_cast<float>(end - begin), padded, tokens + t * padded);
+    }
+  }
+}
+
+}  // namespace hsattn::cpu

@@ -1,0 +1,156 @@
+#include "hsattn/kernels/cpu/pack.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace hsattn::cpu {
+namespace {
+
+// Rows [count, dim] to columns [dim, 8]; missing rows become zeros.
+void transpose_unit(const float* rows, Index stride, Index count, Index dim, float* out) {
+  if (count == kUnit) {
+    for (Index d = 0; d < dim; ++d)
+      for (Index j = 0; j < kUnit; ++j) out[d * kUnit + j] = rows[j * stride + d];
+    return;
+  }
+  std::memset(out, 0, static_cast<std::size_t>(dim * kUnit) * sizeof(float));
+  for (Index j = 0; j < count; ++j)
+    for (Index d = 0; d < dim; ++d) out[d * kUnit + j] = rows[j * stride + d];
+}
+
+void copy_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, float* out) {
+  std::memset(out, 0, static_cast<std::size_t>(kUnit * padded_dim) * sizeof(float));
+  for (Index j = 0; j < count; ++j) std::copy_n(rows + j * stride, dim, out + j * padded_dim);
+}
+
+bool all_finite(const float* rows, Index stride, Index count, Index dim) {
+  float sum = 0;  // x * 0 is 0 for finite x, NaN otherwise
+  for (Index j = 0; j < count; ++j)
+    for (Index d = 0; d < dim; ++d) sum += rows[j * stride + d] * 0.0F;
+  return sum == 0.0F;
+}
+
+int level_count(Index blocks) {
+  int levels = 1;
+  while ((Index{1} << (levels - 1)) < blocks) ++levels;
+  return levels;
+}
+
+// out = mean of the tokens of one block, in index order.
+void block_mean(const Rows<const float>& x, Index begin, Index end, Index padded_dim, float* out) {
+  std::fill_n(out, padded_dim, 0.0F);
+  for (Index t = begin; t < end; ++t)
+    for (Index d = 0; d < x.dim; ++d) out[d] += x.row(t)[d];
+  const float factor = 1.0F / static_cast<float>(end - begin);
+  for (Index d = 0; d < x.dim; ++d) out[d] *= factor;
+}
+
+void parent_mean(const float* left, const float* right, Index left_tokens, Index right_tokens, Index padded_dim,
+                 float* out) {
+  const float total = static_cast<float>(left_tokens + right_tokens);
+  const float a = static_cast<float>(left_tokens) / total, b = static_cast<float>(right_tokens) / total;
+  for (Index d = 0; d < padded_dim; ++d) out[d] = a * left[d] + b * right[d];
+}
+
+void pool_rows(const Rows<const float>& x, Index block, const PackedHead& head, float* rows) {
+  const PackedPyramid& p = head.pyramid;
+  const Index pd = head.padded_dim;
+  for (Index b = 0; b < p.first[1]; ++b) {
+    block_mean(x, b * block, std::min(head.keys, (b + 1) * block), pd, rows + b * pd);
+  }
+  for (int level = 1; level < p.levels; ++level) {
+    const Index below = p.first[level] - p.first[level - 1];
+    for (Index i = 0; i < p.first[level + 1] - p.first[level]; ++i) {
+      const float* left = rows + (p.first[level - 1] + 2 * i) * pd;
+      float* out = rows + (p.first[level] + i) * pd;
+      if (2 * i + 1 < below) {
+        parent_mean(left, left + pd, node_tokens(head, block, level - 1, 2 * i),
+                    node_tokens(head, block, level - 1, 2 * i + 1), pd, out);
+      } else {
+        std::copy_n(left, pd, out);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Index node_tokens(const PackedHead& head, Index block, Index level, Index index) {
+  const Index begin = (index << level) * block;
+  return std::min(head.keys, begin + (block << level)) - begin;
+}
+
+PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request) {
+  PackedHead head;
+  head.keys = keys;
+  head.dim = dim;
+  head.padded_dim = round_up(dim, kDimAlign);
+  head.units = ceil_div(keys, kUnit) + kPanelUnits;  // and a panel of zeros: what a short panel is filled up with
+  const char* what = "attention: packed keys and values";
+  head.keys_t = allocate_buffer<float>(head.units * dim * kUnit, what);
+  head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
+  const Index rows = head.units * kUnit * head.padded_dim;
+  if (request.values) head.values = allocate_buffer<float>(rows, what);
+  if (request.backward) {
+    head.values_t = allocate_buffer<float>(head.units * dim * kUnit, what);
+    head.key_rows = allocate_buffer<float>(rows, what);
+  }
+  if (!request.search && !request.far_field) return head;
+
+  PackedPyramid& p = head.pyramid;
+  const Index blocks = ceil_div(keys, request.block);
+  p.levels = level_count(blocks);
+  for (int level = 0; level < p.levels; ++level) {
+    const Index nodes = ceil_div(blocks, Index{1} << level);
+    p.first[level + 1] = p.first[level] + nodes;
+    p.first_panel[level + 1] = p.first_panel[level] + round_up(ceil_div(nodes, kUnit), kPanelUnits) + kPanelUnits;
+  }
+  what = "attention: key and value pyramid";
+  p.keys = allocate_buffer<float>(p.rows() * head.padded_dim, what);
+  if (request.far_field) p.values = allocate_buffer<float>(p.rows() * head.padded_dim, what);
+  if (request.search) p.key_panels = allocate_buffer<float>(p.panels() * dim * kUnit, what);
+  return head;
+}
+
+void pack_units(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request, Index begin,
+                Index end, PackedHead& head) {
+  const Index dim = head.dim, pd = head.padded_dim;
+  for (Index unit = begin; unit < end; ++unit) {
+    const Index first = unit * kUnit;
+    const Index count = std::clamp<Index>(head.keys - first, 0, kUnit);
+    const float* k_rows = k.row(count > 0 ? first : 0);
+    transpose_unit(k_rows, k.stride, count, dim, head.keys_t.get() + unit * dim * kUnit);
+    std::uint8_t flags = all_finite(k_rows, k.stride, count, dim) ? 0 : 1;
+    if (request.values) {
+      const float* v_rows = v.row(count > 0 ? first : 0);
+      copy_unit(v_rows, v.stride, count, dim, pd, head.values.get() + unit * kUnit * pd);
+      flags |= all_finite(v_rows, v.stride, count, dim) ? 0 : 2;
+      if (request.backward) {
+        transpose_unit(v_rows, v.stride, count, dim, head.values_t.get() + unit * dim * kUnit);
+        copy_unit(k_rows, k.stride, count, dim, pd, head.key_rows.get() + unit * kUnit * pd);
+      }
+    }
+    head.not_finite[unit] = flags;
+  }
+}
+
+void build_pyramid(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request,
+                   PackedHead& head) {
+  PackedPyramid& p = head.pyramid;
+  if (p.levels == 0) return;
+  pool_rows(k, request.block, head, p.keys.get());
+  if (request.far_field) pool_rows(v, request.block, head, p.values.get());
+  if (!request.search) return;
+  for (int level = 0; level < p.levels; ++level) {
+    const Index nodes = p.first[level + 1] - p.first[level];
+    for (Index panel = 0; panel < p.first_panel[level + 1] - p.first_panel[level]; ++panel) {
+      const Index first = std::min(panel * kUnit, nodes);
+      transpose_unit(p.keys.get() + (p.first[level] + first) * head.padded_dim, head.padded_dim,
+                     std::min(kUnit, nodes - first), head.dim,
+                     p.key_panels.get() + (p.first_panel[level] + panel) * head.dim * kUnit);
+    }
+  }
+}
+
+}  // namespace hsattn::cpu

@@ -1,0 +1,31 @@
+// Packing of one key/value head for the CPU kernels.
+#pragma once
+
+#include "hsattn/base/view.h"
+#include "hsattn/kernels/cpu/layout.h"
+
+namespace hsattn::cpu {
+
+struct PackRequest {
+  bool values = false;         // pack values (forward, backward)
+  bool backward = false;       // also transposed values and key rows
+  bool search = false;         // key pyramid with panels, for selection
+  bool far_field = false;      // key and value pyramid rows
+  Index block = 8;
+};
+
+// Memory for one head; reused for one head after another.
+PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request);
+
+// Packs units [begin, end) of the head: independent of other units, so that threads can share the work.
+void pack_units(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request, Index begin,
+                Index end, PackedHead& head);
+
+// Pools keys (and values) into the pyramid; after all units are packed.
+void build_pyramid(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request,
+                   PackedHead& head);
+
+// Tokens behind a node of the pyramid.
+Index node_tokens(const PackedHead& head, Index block, Index level, Index index);
+
+}  // namespace hsattn::cpu

@@ -1,0 +1,63 @@
+// 16 lanes of float32 on AVX-512. Included inside the kernels' own namespace; see simd.h.
+constexpr int kLanes = 16;
+using F = __m512;
+using H = __m256;       // the 8 lanes of one unit
+using M = __mmask16;
+
+HSATTN_INLINE F zero() { return _mm512_setzero_ps(); }
+HSATTN_INLINE F set1(float x) { return _mm512_set1_ps(x); }
+HSATTN_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
+HSATTN_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+HSATTN_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
+HSATTN_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+HSATTN_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+HSATTN_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+HSATTN_INLINE F max_keep_nan(F floor, F x) { return _mm512_max_ps(floor, x); }
+HSATTN_INLINE F min_keep_nan(F ceiling, F x) { return _mm512_min_ps(ceiling, x); }
+HSATTN_INLINE F round_nearest(F x) { return _mm512_roundscale_ps(x, 0); }
+HSATTN_INLINE F scale_by_power(F x, F exponent) { return _mm512_scalef_ps(x, exponent); }
+HSATTN_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
+HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
+  return static_cast<M>(bytes[0] | (static_cast<unsigned>(bytes[1]) << 8));
+}
+HSATTN_INLINE F select(M m, F yes, F no) { return _mm512_mask_mov_ps(no, m, yes); }
+HSATTN_INLINE M finite(F x) {
+  return _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(-kMasked), _CMP_LT_OQ);
+}
+HSATTN_INLINE unsigned bits(M m) { return m; }
+HSATTN_INLINE M at_least(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_GE_OQ); }
+HSATTN_INLINE M both(M a, M b) { return a & b; }
+// Lanes i where byte i of the next 16 has bit `bit`.
+HSATTN_INLINE M lanes_with_bit(const std::uint8_t* bytes, unsigned bit) {
+  return _mm_test_epi8_mask(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)),
+                            _mm_set1_epi8(static_cast<char>(1U << bit)));
+}
+// Same lanes of two units, side by side.
+HSATTN_INLINE F load_units(const float* const* unit, Index offset) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(unit[0] + offset)),
+                            _mm256_loadu_ps(unit[1] + offset), 1);
+}
+HSATTN_INLINE H half_zero() { return _mm256_setzero_ps(); }
+HSATTN_INLINE H half_load(const float* p) { return _mm256_loadu_ps(p); }
+HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }
+// Adds the units of x to s, one after another.
+HSATTN_INLINE H add_units(H s, F x) {
+  return _mm256_add_ps(_mm256_add_ps(s, _mm512_castps512_ps256(x)), _mm512_extractf32x8_ps(x, 1));
+}
+HSATTN_INLINE H half_mul(H a, float b) { return _mm256_mul_ps(a, _mm256_set1_ps(b)); }
+// x >= 0 in units of 2^-20, as integers: sums of them do not depend on the order.
+using I = __m512i;
+HSATTN_INLINE I int_zero() { return _mm512_setzero_si512(); }
+HSATTN_INLINE I to_fixed_point(F x) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(1048576.0F))); }
+HSATTN_INLINE I int_add(I a, I b) { return _mm512_add_epi32(a, b); }
+HSATTN_INLINE std::int64_t int_sum(I x) {
+  return _mm512_reduce_add_epi64(
+      _mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(x)),
+                       _mm512_cvtepu32_epi64(_mm512_extracti32x8_epi32(x, 1))));
+}
+// Sums of the 8 lanes of each of 8 units.
+HSATTN_INLINE H sums_of_units(const H* u) {
+  const H a = _mm256_hadd_ps(_mm256_hadd_ps(u[0], u[1]), _mm256_hadd_ps(u[2], u[3]));
+  const H b = _mm256_hadd_ps(_mm256_hadd_ps(u[4], u[5]), _mm256_hadd_ps(u[6], u[7]));
+  return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}

@@ -1,0 +1,97 @@
+// 16 lanes of float32 in plain C++ over the compiler's vector types. Runs everywhere, and follows the paths of the
+// AVX-512 build lane by lane. Included inside the kernels' own namespace; see simd.h.
+constexpr int kLanes = 16;
+typedef float F __attribute__((vector_size(64)));
+typedef float H __attribute__((vector_size(32)));
+typedef std::int32_t I __attribute__((vector_size(64)));
+using M = std::uint16_t;
+
+HSATTN_INLINE F zero() { return F{}; }
+HSATTN_INLINE F set1(float x) { return F{} + x; }
+HSATTN_INLINE F load(const float* p) {
+  F x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+HSATTN_INLINE void store(float* p, F x) { __builtin_memcpy(p, &x, sizeof x); }
+HSATTN_INLINE F add(F a, F b) { return a + b; }
+HSATTN_INLINE F sub(F a, F b) { return a - b; }
+HSATTN_INLINE F mul(F a, F b) { return a * b; }
+HSATTN_INLINE F fma(F a, F b, F c) { return a * b + c; }
+HSATTN_INLINE F max_keep_nan(F floor, F x) { return floor > x ? floor : x; }
+HSATTN_INLINE F min_keep_nan(F ceiling, F x) { return ceiling < x ? ceiling : x; }
+// Beyond 2^23 every float is an integer already; NaN stays.
+HSATTN_INLINE F round_nearest(F x) {
+  const F magic = set1(12582912.0F);  // 1.5 * 2^23
+  const F small = (x + magic) - magic;
+  return (x < 4194304.0F) & (x > -4194304.0F) ? small : x;
+}
+HSATTN_INLINE F scale_by_power(F x, F exponent) {
+  const F e = max_keep_nan(set1(-127.0F), exponent);
+  const F bounded = e < 127.0F ? e : set1(127.0F);
+  const I biased = (__builtin_convertvector(bounded, I) + 127) << 23;
+  F factor;
+  __builtin_memcpy(&factor, &biased, sizeof factor);
+  return x * factor + (e - bounded) * 0.0F;  // a NaN exponent gives NaN
+}
+HSATTN_INLINE float reduce_max(F x) {
+  float best = x[0];
+  for (int i = 1; i < kLanes; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
+  return static_cast<M>(bytes[0] | (static_cast<unsigned>(bytes[1]) << 8));
+}
+HSATTN_INLINE F select(M m, F yes, F no) {
+  const I bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+  return (bit & static_cast<std::int32_t>(m)) != 0 ? yes : no;
+}
+HSATTN_INLINE M bits_of(I comparison) {
+  M m = 0;
+  for (int i = 0; i < kLanes; ++i) m = static_cast<M>(m | (comparison[i] != 0 ? 1U << i : 0U));
+  return m;
+}
+HSATTN_INLINE M finite(F x) { return bits_of((x < -kMasked) & (x > kMasked)); }
+HSATTN_INLINE unsigned bits(M m) { return m; }
+HSATTN_INLINE M at_least(F x, F y) { return bits_of(x >= y); }
+HSATTN_INLINE M both(M a, M b) { return a & b; }
+HSATTN_INLINE M lanes_with_bit(const std::uint8_t* bytes, unsigned bit) {
+  M m = 0;
+  for (int i = 0; i < kLanes; ++i) m = static_cast<M>(m | (((bytes[i] >> bit) & 1U) << i));
+  return m;
+}
+HSATTN_INLINE F load_units(const float* const* unit, Index offset) {
+  F x;
+  __builtin_memcpy(&x, unit[0] + offset, 32);
+  __builtin_memcpy(reinterpret_cast<char*>(&x) + 32, unit[1] + offset, 32);
+  return x;
+}
+HSATTN_INLINE H half_zero() { return H{}; }
+HSATTN_INLINE H half_load(const float* p) {
+  H x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+HSATTN_INLINE void half_store(float* p, H x) { __builtin_memcpy(p, &x, sizeof x); }
+HSATTN_INLINE H add_units(H s, F x) {
+  H low, high;
+  __builtin_memcpy(&low, &x, sizeof low);
+  __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + 32, sizeof high);
+  return (s + low) + high;
+}
+HSATTN_INLINE H half_mul(H a, float b) { return a * b; }
+HSATTN_INLINE I int_zero() { return I{}; }
+HSATTN_INLINE I to_fixed_point(F x) { return __builtin_convertvector(round_nearest(x * 1048576.0F), I); }
+HSATTN_INLINE I int_add(I a, I b) { return a + b; }
+HSATTN_INLINE std::int64_t int_sum(I x) {
+  std::int64_t sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += static_cast<std::uint32_t>(x[i]);
+  return sum;
+}
+HSATTN_INLINE H sums_of_units(const H* u) {
+  H sums{};
+  for (int i = 0; i < 8; ++i) {
+    sums[i] = ((u[i][0] + u[i][1]) + (u[i][2] + u[i][3])) + ((u[i][4] + u[i][5]) + (u[i][6] + u[i][7]));
+  }
+  return sums;
+}

@@ -1,0 +1,127 @@
+// What the tiles of all instruction sets share: memory, loading of queries, entries of quads. No vector flags here.
+#include <algorithm>
+#include <cstring>
+
+#include "hsattn/kernels/cpu/kernels.h"
+
+namespace hsattn::cpu {
+namespace {
+
+// Items that a cell of 4 positions may have to score at once: nodes of a level, children of refined nodes, or tokens of
+// candidate blocks and of the near run.
+Index search_capacity(const HeadJob& job) {
+  const PlanShape& shape = job.shape;
+  const SearchBudgets& b = job.search;
+  const PackedPyramid& pyramid = job.packed->pyramid;
+  const Index blocks = shape.blocks();
+  const Index level = std::min<Index>(std::max<Index>(b.start_level, 0), std::max(pyramid.levels - 1, 0));
+  const Index opened = b.start_level >= 0 ? blocks >> level : std::min(blocks, b.top_nodes + 2 * kQuad);
+  const Index children = std::min(blocks, 2 * kQuad * b.beam) + 2 * kQuad;
+  Index tokens = 0;
+  if (b.rescore) {
+    tokens = std::min(blocks, kQuad * b.candidates) * std::max(shape.block, kUnit);
+    if (job.group > 1) tokens += std::min(shape.keys, 2 * (shape.window + 2 * shape.block) + kQuad) + 2 * kUnit;
+  }
+  return round_up(std::max({opened + 2 * kUnit, children, tokens}), kPanel) + 3 * kPanel;
+}
+
+void find_quad_positions(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Index quad,
+                         QuadPosition* out, Index* found) {
+  *found = 0;
+  for (Index r = 0; r < kQuad; ++r) {
+    const Index p = (quad * kQuad + r) / job.group;
+    if (p >= count) return;
+    const Index position = job.shape.position(first + p);
+    if (*found == 0 || out[*found - 1].position != position) {
+      const Index slots = job.shape.slots();
+      Index used = slots;
+      while (used > 0 && lists[p * slots + used - 1] < 0) --used;
+      out[(*found)++] = {position, 0, {lists + p * slots, static_cast<std::size_t>(used)}};
+    }
+    out[*found - 1].rows |= 0xffU << (8 * r);
+  }
+}
+
+}  // namespace
+
+Scratch::Scratch(const HeadJob& job, bool backward) {
+  const char* what = "attention: working memory of a task";
+  const Index padded = job.packed->padded_dim;
+  rows = round_up(kTile * job.group, kQuad);
+  q = allocate_buffer<float>(rows * padded, what);
+  o = allocate_buffer<float>(rows * padded, what);
+  max = allocate_buffer<float>(rows, what);
+  far_sum = allocate_buffer<float>(rows, what);
+  sums = allocate_buffer<float>(rows * kUnit, what);
+  if (backward) {
+    dout = allocate_buffer<float>(rows * padded, what);
+    dq = allocate_buffer<float>(rows * padded, what);
+    lse = allocate_buffer<float>(rows, what);
+    delta = allocate_buffer<float>(rows, what);
+  }
+  entries.resize(static_cast<std::size_t>(rows / kQuad));
+  far_entries.resize(entries.size());
+  if (job.shape.slots() == 0) return;
+  lists = allocate_buffer<std::int32_t>(kTile * job.shape.slots(), what);
+  if (job.lists != nullptr) return;
+  capacity = search_capacity(job);
+  scores = allocate_buffer<float>(round_up(kQuad * job.group, kQuad) * capacity, what);
+  mass = allocate_buffer<float>(kQuad * capacity, what);
+  work = allocate_buffer<float>(capacity, what);
+  spare = allocate_buffer<float>(capacity, what);
+  unit_mass = allocate_buffer<float>(capacity / kUnit + kUnit, what);
+  cell_entries = allocate_buffer<Entry>(capacity / kUnit + kUnit, what);
+  ids = allocate_buffer<std::int32_t>(capacity, what);
+  next_ids = allocate_buffer<std::int32_t>(capacity, what);
+  may = allocate_buffer<std::uint8_t>(capacity, what);
+  next_may = allocate_buffer<std::uint8_t>(capacity, what);
+  chosen = allocate_buffer<std::uint8_t>(capacity, what);
+  hints.assign(PackedPyramid::kMaxLevels + 3, 0.0F);
+}
+
+void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, Index first, Index count, float factor,
+                    Index padded_dim, float* rows) {
+  std::memset(rows, 0, static_cast<std::size_t>(round_up(count * group, kQuad) * padded_dim) * sizeof(float));
+  for (Index p = 0; p < count; ++p) {
+    for (Index g = 0; g < group; ++g) {
+      const float* from = x.row(first + p) + g * head_stride;
+      float* to = rows + (p * group + g) * padded_dim;
+      for (Index d = 0; d < x.dim; ++d) to[d] = from[d] * factor;
+    }
+  }
+}
+
+void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Scratch& scratch) {
+  const Index quads = ceil_div(count * job.group, kQuad);
+  for (Index quad = 0; quad < quads; ++quad) {
+    QuadPosition positions[kQuad];
+    Index found = 0;
+    find_quad_positions(job, first, count, lists, quad, positions, &found);
+    const std::span<const QuadPosition> members(positions, static_cast<std::size_t>(found));
+    build_entries(job.shape, members, scratch.entries[quad]);
+    if (job.shape.far_field) {
+      build_far_entries(job.shape, members, job.packed->pyramid, scratch.nodes, scratch.far_entries[quad]);
+    }
+  }
+}
+
+const std::int32_t* tile_lists(const Kernels& kernels, const HeadJob& job, Index first, Index count,
+                               Scratch& scratch) {
+  const Index slots = job.shape.slots();
+  if (slots == 0) return nullptr;
+  if (job.lists != nullptr) return job.lists + first * slots;
+  std::int32_t* lists = job.keep != nullptr ? job.keep + first * slots : scratch.lists.get();
+  kernels.select(job, first, count, lists, scratch);
+  return lists;
+}
+
+const Kernels& kernels_for(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return avx512::kKernels;
+  if (isa == Isa::kAvx2) return avx2::kKernels;
+#endif
+  (void)isa;
+  return portable::kKernels;
+}
+
+}  // namespace hsattn::cpu
