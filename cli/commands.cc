@@ -1,0 +1,10 @@
+#include "cli/commands.h"
+
+namespace hsattn::cli {
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> all = {prepare_command(), train_command(),   eval_command()};
+  return all;
+}
+
+}  // namespace hsattn::cli

@@ -1,0 +1,80 @@
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "hsattn/base/error.h"
+#include "lm/eval/run_evaluation.h"
+
+namespace hsattn::cli {
+namespace {
+
+void print_json(const lm::EvalOptions& o, const lm::EvalReport& r, std::ostream& out) {
+  const lm::EvalResult& e = r.result;
+  const nlohmann::ordered_json json = {{"model", r.model_file},
+                                       {"data", r.data_file},
+                                       {"attention", r.attention.attention},
+                                       {"precision", r.precision},
+                                       {"context", o.context},
+                                       {"windows", e.windows},
+                                       {"tokens", e.tokens},
+                                       {"eval_loss", e.loss},
+                                       {"eval_perplexity", std::exp(e.loss)},
+                                       {"eval_perplexity_last_quarter", std::exp(e.loss_last_quarter)},
+                                       {"forward_ms", e.forward_ms},
+                                       {"tokens_per_s", e.tokens_per_s},
+                                       {"attention_share", e.attention_share},
+                                       {"peak_memory_mib", r.peak_memory_mib}};
+  out << json.dump() << "\n";
+}
+
+void print_table(const lm::EvalOptions& o, const lm::EvalReport& r, std::ostream& out) {
+  const lm::EvalResult& e = r.result;
+  out << "model                           " << r.model_file << "\n"
+      << "attention                       " << r.attention.attention << ", " << r.precision << "\n"
+      << "text                            " << e.windows << " windows of " << o.context << " bytes of " << r.data_file << "\n"
+      << "perplexity per byte             " << fixed(std::exp(e.loss), 4) << "\n"
+      << "  last quarter of the context   " << fixed(std::exp(e.loss_last_quarter), 4) << "\n"
+      << "forward pass of one window      " << fixed(e.forward_ms, 1) << " ms, " << fixed(100 * e.attention_share, 0)
+      << "% of it attention\n";
+}
+
+int run(const Arguments& arguments, std::ostream& out) {
+  lm::EvalOptions options;
+  parse_arguments(arguments, options);
+  if (options.model.empty()) throw UsageError("no --model; name a run folder, a checkpoint or a .safetensors file");
+  if (options.data.empty()) throw UsageError("no --data; name a folder written by `hsattn prepare`, or a token file");
+  try {
+    lm::check_eval_options(options);
+  } catch (const InvalidArgument& error) {
+    throw UsageError(error.what());
+  }
+  Progress progress;
+  const lm::EvalReport report = lm::run_evaluation(options, interrupted(), [&](Index done, Index all) {
+    progress.bar(done, all, concat(done, "/", all, " windows"));
+  });
+  progress.finish();
+  if (report.result.interrupted) return kInterrupted;
+  if (options.json) {
+    print_json(options, report, out);
+  } else {
+    print_table(options, report, out);
+  }
+  return kSuccess;
+}
+
+void print(std::ostream& out) {
+  lm::EvalOptions options;
+  print_options(options, out);
+}
+
+}  // namespace
+
+Command eval_command() {
+  return {"eval", "perplexity per byte of a model on held-out text",
+          "  hsattn eval --model runs/hsa --data runs/data --context 4096\n"
+          "  hsattn eval --model runs/sdpa --data runs/data --attention hsa --preset any_model --json\n",
+          run, print};
+}
+
+}  // namespace hsattn::cli

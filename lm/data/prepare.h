@@ -1,0 +1,43 @@
+// From text to a data folder: train.tokens, heldout.tokens and data.json, which says what they hold.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "hsattn/base/types.h"
+#include "lm/options/option_visitor.h"
+
+namespace hsattn::lm {
+
+struct PrepareOptions : Options {
+  std::vector<std::string> input;
+  std::vector<std::string> held_out;
+  std::string out;
+  std::string split = "auto";
+  double fraction = 0.05;
+  std::string field = "text";
+  Index seed = 1;
+
+  void visit(OptionVisitor& option) override {
+    option("input", input, "files or folders: plain text, .gz, .jsonl; also without the option's name");
+    option("held_out", held_out, "files or folders for evaluation only; then nothing else is held out");
+    option("out", out, "folder to write: train.tokens, heldout.tokens, data.json");
+    option("split", split, "auto | document | tail: hold out whole documents, or the end of each (auto: from 20 documents)");
+    option("fraction", fraction, "share of the bytes that is held out, 0 to 0.5");
+    option("field", field, "name of the text in a .jsonl object");
+    option("seed", seed, "decides which documents are held out");
+  }
+};
+
+struct PrepareResult {
+  Index train_tokens = 0, train_documents = 0;
+  Index held_out_tokens = 0, held_out_documents = 0;
+  std::string split;
+  std::string train_hash, held_out_hash;
+  std::vector<std::string> skipped;
+};
+
+/// Throws InvalidArgument for options that do not fit, FileError for files.
+PrepareResult prepare(const PrepareOptions& options);
+
+}  // namespace hsattn::lm

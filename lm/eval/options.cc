@@ -1,0 +1,29 @@
+#include "lm/eval/options.h"
+
+#include "hsattn/base/error.h"
+
+namespace hsattn::lm {
+namespace {
+
+bool same_budgets(const HsaOptions& a, const HsaOptions& b) {
+  return a.window == b.window && a.top_k == b.top_k && a.candidates == b.candidates && a.block == b.block &&
+         a.sinks == b.sinks && a.top_nodes == b.top_nodes && a.beam == b.beam && a.dense_until == b.dense_until &&
+         a.far_field == b.far_field && a.levels == b.levels;
+}
+
+}  // namespace
+
+AttentionOptions choose_attention(const AttentionOptions& named, const AttentionOptions& trained) {
+  if (named.attention != kAsTrained) {
+    check_attention_options(named);
+    return named;
+  }
+  AttentionOptions untouched;
+  untouched.preset = named.preset;
+  untouched.apply_preset();
+  check(named.preset == AttentionOptions().preset && same_budgets(named.hsa, untouched.hsa),
+        "budgets are given, but attention is as trained; name it too, such as --attention hsa");
+  return trained;
+}
+
+}  // namespace hsattn::lm

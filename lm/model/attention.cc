@@ -1,0 +1,137 @@
+#include "lm/model/attention.h"
+
+#include "hsattn/base/error.h"
+#include "hsattn/plan/plan.h"
+
+namespace hsattn::lm {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+AttentionStatistics* statistics_in(AutogradContext* ctx) {
+  return reinterpret_cast<AttentionStatistics*>(ctx->saved_data["statistics"].toInt());
+}
+
+void keep_statistics(AutogradContext* ctx, AttentionStatistics* statistics) {
+  ctx->saved_data["statistics"] = reinterpret_cast<int64_t>(statistics);
+}
+
+// Identity at the entrance of attention: the clock starts in forward and stops in backward.
+struct Entrance : Function<Entrance> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                               AttentionStatistics* statistics) {
+    keep_statistics(ctx, statistics);
+    statistics->start();
+    return {q.view_as(q), k.view_as(k), v.view_as(v)};
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    statistics_in(ctx)->stop();
+    return {grads[0], grads[1], grads[2], Tensor()};
+  }
+};
+
+// Identity at the exit: the clock stops in forward and starts in backward.
+struct Exit : Function<Exit> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& o, AttentionStatistics* statistics) {
+    keep_statistics(ctx, statistics);
+    statistics->stop();
+    return o.view_as(o);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    statistics_in(ctx)->start();
+    return {grads[0], Tensor()};
+  }
+};
+
+double average_listed_tokens(const Tensor& kept, Index block) {
+  if (kept.numel() == 0) return 0;
+  const auto* ids = kept.const_data_ptr<int32_t>();
+  Index listed = 0;
+  for (Index i = 0; i < kept.numel(); ++i) listed += ids[i] >= 0;
+  return static_cast<double>(listed * block) / static_cast<double>(kept.numel() / kept.size(-1));
+}
+
+// This library's kernels. The options must outlive the backward pass.
+struct OurAttention : Function<OurAttention> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const PlanOptions& options, bool keep_plan, AttentionStatistics* statistics) {
+    at::AutoDispatchBelowAutograd below;
+    const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan);
+    if (keep_plan) {
+      const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
+      statistics->attended +=
+          average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block);
+      ctx->save_for_backward({q, k, v, o, lse, kept});
+      ctx->saved_data["options"] = c10::IValue(budgets_of(options.hsa));
+      ctx->saved_data["pattern"] = name_of(options.pattern);
+    }
+    return o;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    PlanOptions options;
+    options.pattern = pattern_from_name(ctx->saved_data["pattern"].toStringRef());
+    options.hsa = hsa_options_from(ctx->saved_data["options"].toIntVector());
+    at::AutoDispatchBelowAutograd below;
+    const auto [dq, dk, dv] =
+        op_backward(options, grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
+    return {dq, dk, dv, Tensor(), Tensor(), Tensor()};
+  }
+
+ private:
+  static HsaOptions hsa_options_from(const std::vector<int64_t>& b) {
+    HsaOptions o;
+    o.window = b[0], o.top_k = b[1], o.candidates = b[2], o.block = b[3], o.sinks = b[4];
+    o.top_nodes = b[5], o.beam = b[6], o.dense_until = b[7], o.far_field = b[8] != 0, o.levels = b[9];
+    return o;
+  }
+};
+
+// Key/value heads repeated to one per query head, for attention that knows no groups.
+Tensor repeat_heads(const Tensor& x, Index heads) {
+  if (x.size(1) == heads) return x;
+  return x.unsqueeze(2)
+      .expand({x.size(0), x.size(1), heads / x.size(1), x.size(2), x.size(3)})
+      .reshape({x.size(0), heads, x.size(2), x.size(3)});
+}
+
+// softmax(q k^T / sqrt(d)) v with every score in memory.
+Tensor standard_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+  const Index n = q.size(2);
+  const Tensor future = at::ones({n, n}, at::kBool).triu_(1);
+  const Tensor scores = at::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(3)));
+  return at::matmul(at::softmax(scores.masked_fill(future, -INFINITY), -1), v);
+}
+
+}  // namespace
+
+double average_near_tokens(const PlanOptions& options, Index tokens) {
+  const PlanShape shape = plan_shape(options, 1, 1, tokens, tokens);
+  double sum = 0;
+  for (Index p = 0; p < tokens; ++p) sum += static_cast<double>(shape.near(p).size());
+  return sum / static_cast<double>(std::max<Index>(tokens, 1));
+}
+
+Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k, const Tensor& v,
+              AttentionStatistics& statistics) {
+  ++statistics.calls;
+  const auto inside = Entrance::apply(q, k, v, &statistics);
+  if (options.ours()) {
+    const bool keep_plan = at::GradMode::is_enabled();
+    const Tensor o = OurAttention::apply(inside[0].to(at::kFloat), inside[1].to(at::kFloat), inside[2].to(at::kFloat),
+                                         options.plan_options(), keep_plan, &statistics);
+    return Exit::apply(o, &statistics);
+  }
+  statistics.attended += static_cast<double>(q.size(2) + 1) / 2;
+  const Tensor keys = repeat_heads(inside[1], q.size(1)), values = repeat_heads(inside[2], q.size(1));
+  const Tensor o = options.attention == "sdpa"
+                       ? at::scaled_dot_product_attention(inside[0], keys, values, {}, 0.0, /*is_causal=*/true)
+                       : standard_attention(inside[0], keys, values);
+  return Exit::apply(o, &statistics);
+}
+
+}  // namespace hsattn::lm

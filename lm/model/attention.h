@@ -1,0 +1,49 @@
+// Causal self-attention by name, with its time and the number of attended tokens measured on the way.
+#pragma once
+
+#include <chrono>
+
+#include "lm/model/config.h"
+#include "lm/model/torch.h"
+
+namespace hsattn::lm {
+
+/// What attention cost since the last reset; one model, one thread.
+struct AttentionStatistics {
+  double seconds = 0;        ///< forward, backward and recomputation, from q, k, v to the output
+  double attended = 0;       ///< sum over calls of the tokens that a position attends on average; pooled nodes not counted
+  Index calls = 0;
+
+  double attended_per_call() const { return calls == 0 ? 0 : attended / static_cast<double>(calls); }
+  void start() { started_ = std::chrono::steady_clock::now(); }
+  void stop() { seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point started_;
+};
+
+/// Tokens that a position attends on average when all `tokens` are given at once, without lists: the near run.
+double average_near_tokens(const PlanOptions& options, Index tokens);
+
+/// q [B, H, n, d], k and v [B, Hkv, n, d], last stride 1, float32 or (under autocast) bfloat16 -> [B, H, n, d], float32
+/// from this library's kernels, otherwise the type that torch chooses. Differentiable. Times itself into `statistics`,
+/// which must outlive the backward pass.
+/// Throws Unsupported if the name needs ops that this program was built without.
+at::Tensor attend(const AttentionOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  AttentionStatistics& statistics);
+
+/// The op's budgets, in its order.
+std::vector<int64_t> budgets_of(const HsaOptions& options);
+
+/// Lists of `hsa`: int32 [B, Hkv, n, slots], block ids, -1 at the end.
+at::Tensor plan_of(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k);
+
+/// Forward and backward of the ops as they are, without autograd: for benchmarks and self-checks.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> op_forward(const PlanOptions& options, const at::Tensor& q,
+                                                          const at::Tensor& k, const at::Tensor& v, bool keep_plan);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> op_backward(const PlanOptions& options, const at::Tensor& dout,
+                                                           const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                                           const at::Tensor& o, const at::Tensor& lse,
+                                                           const at::Tensor& kept);
+
+}  // namespace hsattn::lm

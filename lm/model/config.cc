@@ -1,0 +1,76 @@
+#include "lm/model/config.h"
+
+#include "hsattn/base/error.h"
+
+namespace hsattn::lm {
+
+void AttentionOptions::visit(OptionVisitor& option) {
+  option("attention", attention, "hsa | full | local | sdpa | standard");
+  option("preset", preset, "budgets of hsa to start from: training (no rescoring, far field) | any_model");
+  option("window", hsa.window, "near tokens before each position");
+  option("top_k", hsa.top_k, "selected tokens that are attended");
+  option("candidates", hsa.candidates, "tokens that the descent returns for exact rescoring; at most top_k: none");
+  option("block", hsa.block, "tokens per block, a power of two");
+  option("sinks", hsa.sinks, "first tokens, always attended");
+  option("top_nodes", hsa.top_nodes, "the search starts where at most so many nodes cover the past");
+  option("beam", hsa.beam, "nodes refined per level; 0: candidates / block");
+  option("dense_until", hsa.dense_until, "a past of at most so many tokens is attended whole");
+  option("far_field", hsa.far_field, "attend pooled nodes for what was not kept");
+  option("levels", hsa.levels, "0: auto; 1..6: the search starts at nodes of 2^levels tokens");
+}
+
+void AttentionOptions::apply_preset() {
+  if (preset == "training") {
+    hsa = HsaOptions::training();
+  } else if (preset == "any_model") {
+    hsa = HsaOptions::any_model();
+  } else {
+    throw InvalidArgument("preset is " + preset + "; training or any_model are right");
+  }
+}
+
+PlanOptions AttentionOptions::plan_options() const {
+  PlanOptions options;
+  options.pattern = pattern_from_name(attention);
+  options.causal = true;
+  options.hsa = hsa;
+  return options;
+}
+
+void check_attention_options(const AttentionOptions& options) {
+  check(options.ours() || options.attention == "sdpa" || options.attention == "standard", "attention is ",
+        options.attention, "; hsa, full, local, sdpa or standard are right");
+  if (options.ours()) check_options(options.plan_options());
+}
+
+void ModelConfig::visit(OptionVisitor& option) {
+  option("layers", layers, "blocks of attention and SwiGLU");
+  option("width", width, "size of the residual stream");
+  option("heads", heads, "query heads");
+  option("kv_heads", kv_heads, "key and value heads, a divisor of heads; 0: as many as heads");
+  option("hidden", hidden, "width inside the SwiGLU; 0: 8/3 of the width, rounded up to 64");
+  option("rope_base", rope_base, "base of the rotary frequencies");
+  option("vocabulary", vocabulary, "tokens that the embedding knows; 256 for bytes");
+  attention.visit(option);
+}
+
+Index ModelConfig::parameters() const {
+  const Index attention_part = width * head_dim() * (heads + 2 * key_heads()) + width * width;
+  return vocabulary * width + width + layers * (attention_part + 3 * width * inner() + 2 * width);
+}
+
+void check_model_config(const ModelConfig& c) {
+  check(c.layers >= 1 && c.layers <= 1000, "layers is ", c.layers, "; 1 to 1000 is right");
+  check(c.width >= 8 && c.width <= 65536, "width is ", c.width, "; 8 to 65536 is right");
+  check(c.heads >= 1 && c.width % c.heads == 0, "heads is ", c.heads, "; a divisor of width, ", c.width, ", is right");
+  check(c.head_dim() >= 8 && c.head_dim() <= 256 && c.head_dim() % 2 == 0, "width / heads is ", c.head_dim(),
+        "; an even head dimension of 8 to 256 is right");
+  check(c.key_heads() >= 1 && c.heads % c.key_heads() == 0, "kv_heads is ", c.kv_heads, "; a divisor of heads, ", c.heads,
+        ", is right");
+  check(c.hidden >= 0 && c.hidden <= 1 << 20, "hidden is ", c.hidden, "; 0 to 1048576 is right");
+  check(c.vocabulary >= 2 && c.vocabulary <= 65536, "vocabulary is ", c.vocabulary, "; 2 to 65536 is right");
+  check(c.rope_base > 1, "rope_base is ", c.rope_base, "; more than 1 is right");
+  check_attention_options(c.attention);
+}
+
+}  // namespace hsattn::lm

@@ -1,0 +1,56 @@
+// What a model is: sizes and the attention it uses. No torch here.
+#pragma once
+
+#include <string>
+
+#include "hsattn/plan/options.h"
+#include "lm/options/option_visitor.h"
+
+namespace hsattn::lm {
+
+/// Attention by name, with the budgets of `hsa` and the window of `local`.
+///   standard   unfused: n x n scores in memory, as the paper's baseline
+///   sdpa       PyTorch's fused scaled_dot_product_attention
+///   full, local, hsa   this library
+struct AttentionOptions : Options {
+  std::string attention = "hsa";
+  std::string preset = "training";
+  HsaOptions hsa = HsaOptions::training();
+
+  void visit(OptionVisitor& option) override;
+  void apply_preset() override;
+
+  /// True for the patterns that run on this library's kernels.
+  bool ours() const { return attention == "full" || attention == "local" || attention == "hsa"; }
+  /// Pattern and budgets for the library; only if ours().
+  PlanOptions plan_options() const;
+};
+
+/// Throws InvalidArgument, naming the option.
+void check_attention_options(const AttentionOptions& options);
+
+/// A decoder: RMSNorm, rotary positions, SwiGLU, embedding tied to the output.
+struct ModelConfig : Options {
+  Index vocabulary = 256;  // bytes
+  Index layers = 6;
+  Index width = 384;
+  Index heads = 6;
+  Index kv_heads = 0;
+  Index hidden = 0;
+  double rope_base = 10000;
+  AttentionOptions attention;
+
+  void visit(OptionVisitor& option) override;
+  void apply_preset() override { attention.apply_preset(); }
+
+  Index key_heads() const { return kv_heads > 0 ? kv_heads : heads; }
+  Index head_dim() const { return width / heads; }
+  /// Width inside the SwiGLU: as given, or 8/3 of the width rounded up to 64.
+  Index inner() const { return hidden > 0 ? hidden : (width * 8 / 3 + 63) / 64 * 64; }
+  Index parameters() const;
+};
+
+/// Throws InvalidArgument, naming the option.
+void check_model_config(const ModelConfig& config);
+
+}  // namespace hsattn::lm

@@ -1,0 +1,93 @@
+#include "lm/model/transformer.h"
+
+#include <cmath>
+
+#include "hsattn/base/error.h"
+
+namespace hsattn::lm {
+namespace {
+
+using at::Tensor;
+
+constexpr double kInitialDeviation = 0.02;  // as GPT-2
+
+}  // namespace
+
+Transformer::Transformer(const ModelConfig& config, Index seed) : config_(config) {
+  check_model_config(config);
+  at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
+  const auto matrix = [&](Index outputs, Index inputs, double deviation) {
+    return at::empty({outputs, inputs}, at::kFloat).normal_(0, deviation, generator).requires_grad_();
+  };
+  const auto ones = [&] { return at::ones({config.width}, at::kFloat).requires_grad_(); };
+  // Each block adds twice to the residual stream; scaled so that its variance does not grow with depth, as GPT-2.
+  const double residual = kInitialDeviation / std::sqrt(2.0 * static_cast<double>(config.layers));
+  const Index head = config.head_dim(), width = config.width;
+  embedding_ = matrix(config.vocabulary, width, kInitialDeviation);
+  final_norm_ = ones();
+  for (Index i = 0; i < config.layers; ++i) {
+    Block block;
+    block.attention_norm = ones();
+    block.qkv = matrix((config.heads + 2 * config.key_heads()) * head, width, kInitialDeviation);
+    block.attention_out = matrix(width, config.heads * head, residual);
+    block.mlp_norm = ones();
+    block.gate_up = matrix(2 * config.inner(), width, kInitialDeviation);
+    block.down = matrix(width, config.inner(), residual);
+    blocks_.push_back(block);
+  }
+}
+
+std::vector<std::pair<std::string, Tensor>> Transformer::parameters() const {
+  std::vector<std::pair<std::string, Tensor>> all = {{"embedding", embedding_}, {"final_norm", final_norm_}};
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const Block& b = blocks_[i];
+    const std::string prefix = "blocks." + std::to_string(i) + ".";
+    all.insert(all.end(), {{prefix + "attention_norm", b.attention_norm},
+                           {prefix + "qkv", b.qkv},
+                           {prefix + "attention_out", b.attention_out},
+                           {prefix + "mlp_norm", b.mlp_norm},
+                           {prefix + "gate_up", b.gate_up},
+                           {prefix + "down", b.down}});
+  }
+  return all;
+}
+
+Tensor Transformer::attention_part(Index layer, const Tensor& x) {
+  const Block& block = blocks_[static_cast<std::size_t>(layer)];
+  const Index heads = config_.heads, kv_heads = config_.key_heads(), batch = x.size(0), tokens = x.size(1);
+  const Tensor qkv = at::linear(rms_norm(x, block.attention_norm), block.qkv)
+                         .view({batch, tokens, heads + 2 * kv_heads, config_.head_dim()});
+  const Tensor qk = rotate(qkv.slice(2, 0, heads + kv_heads), rotary_).transpose(1, 2);
+  const Tensor q = qk.slice(1, 0, heads), k = qk.slice(1, heads);
+  const Tensor v = qkv.slice(2, heads + kv_heads).transpose(1, 2);
+  if (probe_) probe_(layer, q, k, v);
+  const Tensor o = attend(config_.attention, q, k, v, statistics_);
+  return at::linear(o.transpose(1, 2).reshape({batch, tokens, -1}), block.attention_out);
+}
+
+Tensor Transformer::run_block(Index layer, const Tensor& x) {
+  const Block& block = blocks_[static_cast<std::size_t>(layer)];
+  const Tensor y = x + attention_part(layer, x);
+  return y + at::linear(swiglu(at::linear(rms_norm(y, block.mlp_norm), block.gate_up)), block.down);
+}
+
+Tensor Transformer::hidden(const Tensor& tokens) {
+  if (!rotary_.cos.defined() || rotary_.cos.size(0) < tokens.size(1)) {
+    rotary_ = rotary_table(tokens.size(1), config_.head_dim(), config_.rope_base);
+  }
+  Tensor x = at::embedding(embedding_, tokens);
+  for (Index layer = 0; layer < config_.layers; ++layer) {
+    if (checkpointing_ && at::GradMode::is_enabled()) {
+      x = recompute_in_backward([this, layer](const Tensor& in) { return run_block(layer, in); }, x);
+    } else {
+      x = run_block(layer, x);
+    }
+  }
+  return rms_norm(x, final_norm_).reshape({-1, config_.width});
+}
+
+Tensor Transformer::loss(const Tensor& tokens, const Tensor& targets) {
+  return chunked_cross_entropy(hidden(tokens), embedding_, targets.reshape({-1}));
+}
+
+}  // namespace hsattn::lm

@@ -1,0 +1,61 @@
+// The decoder.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lm/model/attention.h"
+#include "lm/model/config.h"
+#include "lm/model/layers.h"
+
+namespace hsattn::lm {
+
+/// Weights of one block; matrices are [outputs, inputs].
+struct Block {
+  at::Tensor attention_norm;  // [width]
+  at::Tensor qkv;             // [(heads + 2 kv_heads) * d, width]: queries, then keys, then values
+  at::Tensor attention_out;   // [width, heads * d]
+  at::Tensor mlp_norm;        // [width]
+  at::Tensor gate_up;         // [2 * inner, width]: gate, then up
+  at::Tensor down;            // [width, inner]
+};
+
+class Transformer {
+ public:
+  /// Weights drawn from `seed`. Throws InvalidArgument for a configuration that does not fit together.
+  Transformer(const ModelConfig& config, Index seed);
+
+  const ModelConfig& config() const { return config_; }
+  AttentionStatistics& statistics() { return statistics_; }
+  const at::Tensor& embedding() const { return embedding_; }
+  /// Every weight with its name, in a fixed order.
+  std::vector<std::pair<std::string, at::Tensor>> parameters() const;
+  void set_checkpointing(bool on) { checkpointing_ = on; }
+  /// The same weights with another attention.
+  void set_attention(const AttentionOptions& attention) { config_.attention = attention; }
+  /// Called with each layer's q [B, H, n, d] and k, v [B, Hkv, n, d] (rotated) before they are attended.
+  void set_probe(std::function<void(Index, const at::Tensor&, const at::Tensor&, const at::Tensor&)> probe) {
+    probe_ = std::move(probe);
+  }
+
+  /// tokens [B, n] int64 -> [B * n, width], normalised: what the output embedding multiplies.
+  at::Tensor hidden(const at::Tensor& tokens);
+  /// Mean cross-entropy in nats; targets [B, n].
+  at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets);
+
+ private:
+  at::Tensor run_block(Index layer, const at::Tensor& x);
+  at::Tensor attention_part(Index layer, const at::Tensor& x);
+
+  ModelConfig config_;
+  at::Tensor embedding_, final_norm_;
+  std::vector<Block> blocks_;
+  RotaryTable rotary_;
+  AttentionStatistics statistics_;
+  bool checkpointing_ = false;
+  std::function<void(Index, const at::Tensor&, const at::Tensor&, const at::Tensor&)> probe_;
+};
+
+}  // namespace hsattn::lm

@@ -1,0 +1,34 @@
+#include "lm/train/options.h"
+
+#include "hsattn/base/error.h"
+
+namespace hsattn::lm {
+
+void check_train_options(const TrainOptions& o) {
+  check(!o.data.empty(), "no --data; name a folder written by `hsattn prepare`");
+  check(!o.run.empty(), "no --run; name the folder of the run");
+  check_model_config(o.model);
+  check(o.context >= 1 && o.context <= 1 << 24, "context is ", o.context, "; 1 to 16777216 is right");
+  check(o.batch >= 1 && o.batch <= 1 << 16, "batch is ", o.batch, "; 1 to 65536 is right");
+  check(o.accumulate >= 1 && o.accumulate <= 1 << 16, "accumulate is ", o.accumulate, "; 1 to 65536 is right");
+  check(o.steps >= 1, "steps is ", o.steps, "; at least 1 is right");
+  check(o.learning_rate > 0, "learning_rate is ", o.learning_rate, "; more than 0 is right");
+  check(o.min_learning_rate >= 0 && o.min_learning_rate <= 1, "min_learning_rate is ", o.min_learning_rate,
+        "; a share from 0 to 1 is right");
+  check(o.warmup >= 0, "warmup is ", o.warmup, "; at least 0 is right");
+  check(o.weight_decay >= 0, "weight_decay is ", o.weight_decay, "; at least 0 is right");
+  check(o.beta1 >= 0 && o.beta1 < 1, "beta1 is ", o.beta1, "; 0 to 1, without 1, is right");
+  check(o.beta2 >= 0 && o.beta2 < 1, "beta2 is ", o.beta2, "; 0 to 1, without 1, is right");
+  check(o.clip >= 0, "clip is ", o.clip, "; at least 0 is right");
+  check(o.precision == "auto" || o.precision == "float32" || o.precision == "bf16", "precision is ", o.precision,
+        "; auto, float32 or bf16 are right");
+  check(o.threads >= 0 && o.threads <= 4096, "threads is ", o.threads, "; 0 to 4096 is right");
+  check(o.log_every >= 1 && o.save_every >= 1, "log_every is ", o.log_every, ", save_every is ", o.save_every,
+        "; at least 1 is right");
+  check(o.eval_every >= 0 && o.eval_windows >= 0, "eval_every is ", o.eval_every, ", eval_windows is ", o.eval_windows,
+        "; at least 0 is right");
+  check(o.keep >= 1, "keep is ", o.keep, "; at least 1 is right");
+  check(o.stop_at >= 0, "stop_at is ", o.stop_at, "; at least 0 is right");
+}
+
+}  // namespace hsattn::lm

@@ -1,0 +1,68 @@
+// Options of a training run; what config.json in a run folder holds.
+#pragma once
+
+#include <string>
+
+#include "lm/model/config.h"
+#include "lm/options/option_visitor.h"
+
+namespace hsattn::lm {
+
+struct TrainOptions : Options {
+  std::string data;
+  std::string run;
+  ModelConfig model;
+  Index context = 1024;
+  Index batch = 1;
+  Index accumulate = 1;
+  Index steps = 1000;
+  double learning_rate = 1e-3;
+  double min_learning_rate = 0.1;
+  Index warmup = 50;
+  double weight_decay = 0.1;
+  double beta1 = 0.9, beta2 = 0.95;
+  double clip = 1.0;
+  std::string precision = "auto";
+  bool checkpointing = false;
+  Index seed = 1;
+  Index threads = 0;
+  Index log_every = 10;
+  Index eval_every = 0;
+  Index eval_windows = 16;
+  Index save_every = 100;
+  Index keep = 2;
+  Index stop_at = 0;
+
+  void visit(OptionVisitor& option) override {
+    option("data", data, "folder written by `hsattn prepare`");
+    option("run", run, "folder of this run: configuration, metrics, checkpoints");
+    model.visit(option);
+    option("context", context, "tokens of a training window");
+    option("batch", batch, "windows per forward pass");
+    option("accumulate", accumulate, "forward passes per step; their gradients are averaged");
+    option("steps", steps, "steps of the whole run; the learning rate follows a cosine to this one");
+    option("learning_rate", learning_rate, "highest learning rate");
+    option("min_learning_rate", min_learning_rate, "learning rate at the end, as a share of the highest");
+    option("warmup", warmup, "first steps, in which the learning rate rises linearly");
+    option("weight_decay", weight_decay, "AdamW's decay of matrices");
+    option("beta1", beta1, "AdamW's first decay rate");
+    option("beta2", beta2, "AdamW's second decay rate");
+    option("clip", clip, "largest norm of the gradient; 0: unlimited");
+    option("precision", precision, "auto | float32 | bf16 (autocast; needs a processor with bf16 instructions)");
+    option("checkpointing", checkpointing, "recompute each block in backward: less memory, about a third more time");
+    option("seed", seed, "decides the initial weights and the order of the data");
+    option("threads", threads, "0: all processors");
+    option("log_every", log_every, "steps between log lines; metrics.jsonl has every step");
+    option("eval_every", eval_every, "steps between evaluations on held-out text; 0: at the end only");
+    option("eval_windows", eval_windows, "held-out windows per evaluation; 0: all");
+    option("save_every", save_every, "steps between checkpoints; one is written at the end in any case");
+    option("keep", keep, "checkpoints to keep, the newest");
+    option("stop_at", stop_at, "stop and save after this step, to go on later with --resume; 0: never");
+  }
+  void apply_preset() override { model.apply_preset(); }
+};
+
+/// Throws InvalidArgument, naming the option.
+void check_train_options(const TrainOptions& options);
+
+}  // namespace hsattn::lm
