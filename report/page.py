@@ -108,9 +108,9 @@ def summary(runs):
     if len(runs) < 2:
         return ""
     first, second = runs[0], runs[1]
-    quality = [run.number("eval_perplexity", "perplexity") for run in (first, second)]
-    speed = [run.number("tokens_per_s_mean", "tokens_per_s") for run in (first, second)]
-    tokens = first.number("tokens")
+    quality = [run.evaluated("eval_perplexity") for run in (first, second)]
+    speed = [run.trained("tokens_per_s") for run in (first, second)]
+    tokens = first.trained("tokens")
     if None in (*quality, *speed, tokens):
         return ""
     change = (quality[0] / quality[1] - 1) * 100
@@ -124,7 +124,7 @@ def summary(runs):
 def machine_line(environment):
     """The machine in one line, from environment.json: whatever plain values it holds, in their order."""
     parts = [
-        f"{escape(key.replace('_', ' '))}: {escape(str(value))}"
+        f"{escape(key.replace('_', ' '))}: {escape(f'{value:,.0f}' if isinstance(value, float) else str(value))}"
         for key, value in environment.items()
         if isinstance(value, (str, int, float)) and str(value)
     ]

@@ -16,7 +16,10 @@ class ReportError(Exception):
 
 @dataclass
 class Run:
-    """One training run. `steps` and `evals` are the lines of metrics.jsonl, in order of steps."""
+    """One training run. `steps` and `evals` are the lines of metrics.jsonl, in order of steps.
+
+    `evaluation` is the output of `hsattn eval --json`, which the demo puts into the folder as eval.json.
+    """
 
     name: str
     folder: Path
@@ -27,15 +30,13 @@ class Run:
     result: dict = field(default_factory=dict)
     evaluation: dict = field(default_factory=dict)
 
-    def number(self, *names):
-        """The first of `names` that the evaluation, the result or the last lines hold as a finite number, or None."""
-        last = self.evals[-1] if self.evals else {}
-        for source in (self.evaluation, self.result, last, self.steps[-1]):
-            for name in names:
-                value = source.get(name)
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-                    return value
-        return None
+    def trained(self, name):
+        """A number of the training: from result.json, else the last step's; None if neither holds it."""
+        return _first(name, self.result, self.steps[-1])
+
+    def evaluated(self, name):
+        """A number of the evaluation: from eval.json, else the one at the end of the training, else None."""
+        return _first(name, self.evaluation, self.result, self.evals[-1] if self.evals else {})
 
     def curve(self, x, y):
         """Points (x, y) of the training lines that hold both."""
@@ -66,6 +67,10 @@ class BenchRow:
 
 def _number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _first(name, *sources):
+    return next((source[name] for source in sources if _number(source.get(name))), None)
 
 
 def _both(line, x, y):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from report.runs import Run
+
 DASH = "–"
 
 
@@ -24,23 +26,23 @@ def ratio(first, second):
     return DASH if not first or not second else f"{first / second:.2f}x"
 
 
-# What is compared: (label, names of the number in the result files, digits, unit); an arrow says which way is better.
+# What is compared: (label, Run.trained or Run.evaluated, name, digits, unit); an arrow says which way is better.
 MEASURES = [
-    ("held-out perplexity per byte ↓", ("eval_perplexity", "perplexity"), 3, ""),
-    ("  last quarter of the window ↓", ("eval_perplexity_last_quarter", "perplexity_last_quarter"), 3, ""),
-    ("tokens/s in training ↑", ("tokens_per_s_mean", "tokens_per_s"), 0, ""),
-    ("peak memory ↓", ("peak_memory_mib",), 0, " MiB"),
-    ("forward pass of the model ↓", ("forward_ms",), 0, " ms"),
-    ("share of a step in attention ↓", ("attention_share",), 2, ""),
-    ("tokens a position attends ↓", ("attended_tokens",), 0, ""),
+    ("held-out perplexity per byte ↓", Run.evaluated, "eval_perplexity", 3, ""),
+    ("  last quarter of the window ↓", Run.evaluated, "eval_perplexity_last_quarter", 3, ""),
+    ("tokens/s in training ↑", Run.trained, "tokens_per_s", 0, ""),
+    ("peak memory of training ↓", Run.trained, "peak_memory_mib", 0, " MiB"),
+    ("forward pass, one window ↓", Run.evaluated, "forward_ms", 0, " ms"),
+    ("share of a step in attention ↓", Run.trained, "attention_share", 2, ""),
+    ("tokens a position attends ↓", Run.trained, "attended_tokens", 0, ""),
 ]
 
 
 def compare_runs(runs):
     """One row per measure, one column per run, and how the first two relate."""
     rows = []
-    for label, names, digits, unit in MEASURES:
-        values = [run.number(*names) for run in runs]
+    for label, source, name, digits, unit in MEASURES:
+        values = [source(run, name) for run in runs]
         if all(value is None for value in values):
             continue
         rows.append(
