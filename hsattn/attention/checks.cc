@@ -1,9 +1,12 @@
 #include "hsattn/attention/checks.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "hsattn/base/error.h"
 
@@ -69,11 +72,20 @@ void check_apart(const char* who, const Bytes& written, std::initializer_list<By
   }
 }
 
-// Outputs must not fold onto themselves, as expanded tensors do.
+// Outputs must not fold onto themselves, as expanded tensors do: from the smallest stride up, each must step over all
+// that the ones below it span.
 void check_not_folded(const char* who, const char* name, const ConstView& v) {
   if (v.elements() == 0) return;
-  const bool folded = (v.tokens > 1 && v.token_stride < v.dim) || (v.heads > 1 && v.head_stride < v.dim) ||
-                      (v.batch > 1 && v.batch_stride < v.dim);
+  std::array<std::pair<Index, Index>, 3> axes{
+      {{v.batch_stride, v.batch}, {v.head_stride, v.heads}, {v.token_stride, v.tokens}}};
+  std::sort(axes.begin(), axes.end());
+  Index span = v.dim;
+  bool folded = false;
+  for (const auto& [stride, size] : axes) {
+    if (size == 1) continue;
+    folded |= stride < span;
+    span += (size - 1) * stride;
+  }
   check(!folded, who, ": ", name, " has strides ", v.batch_stride, ", ", v.head_stride, ", ", v.token_stride,
         " for dimension ", v.dim, "; its elements must lie apart");
 }

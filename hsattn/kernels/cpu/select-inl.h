@@ -259,13 +259,21 @@ static std::uint32_t lanes_between(Index begin, Index end) {
   return a >= b ? 0U : ((1U << b) - 1U) & ~((1U << a) - 1U);
 }
 
+// Items without the padding at their end.
+static Index items(const Cell& c) {
+  Index count = c.count;
+  while (count > 0 && c.s.may[count - 1] == 0) --count;
+  return count;
+}
+
 // The units of all candidates, and of the near run where masses have to be normalised over it.
 static Index list_candidate_units(Cell& c) {
   const PlanShape& shape = c.job.shape;
   const Index per_block = max_of<Index>(1, shape.block / kUnit);
   Entry* out = c.s.cell_entries.get();
   Index units = 0;
-  for (Index i = 0; i < c.count; ++i) {
+  const Index count = items(c);
+  for (Index i = 0; i < count; ++i) {
     const Index begin = c.s.ids[i] * shape.block, end = min_of(shape.keys, begin + shape.block);
     for (Index u = 0; u < per_block; ++u) {
       const Index unit = begin / kUnit + u;
@@ -348,6 +356,7 @@ static float unit_masses(Cell& c, unsigned p, float* score, Index units) {
 // Exact softmax masses of the candidate blocks, summed over the heads of each position.
 static void rescore(Cell& c) {
   const Index per_block = max_of<Index>(1, c.job.shape.block / kUnit);
+  const Index count = items(c);
   Index units = list_candidate_units(c);
   while (units % kPanelUnits != 0) c.s.cell_entries[units++] = {0, 0};
   score_units(c, units);
@@ -357,7 +366,7 @@ static void rescore(Cell& c) {
     for (Index h = 0; h < c.job.group; ++h) {
       float* score = c.s.scores.get() + (static_cast<Index>(p) * c.job.group + h) * c.s.capacity;
       const float factor = unit_masses(c, p, score, units);
-      for (Index i = 0; i < c.count; ++i) {
+      for (Index i = 0; i < count; ++i) {
         float sum = c.s.unit_mass[i * per_block];
         for (Index u = 1; u < per_block; ++u) sum += c.s.unit_mass[i * per_block + u];
         mass[i] = h == 0 ? sum * factor : mass[i] + sum * factor;

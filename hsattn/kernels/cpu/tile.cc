@@ -8,18 +8,19 @@ namespace hsattn::cpu {
 namespace {
 
 // Items that a cell of 4 positions may have to score at once: nodes of a level, children of refined nodes, or tokens of
-// candidate blocks and of the near run.
+// candidate blocks and of the near run. A node may be listed once for each position: as a child for one, as part of the
+// ragged rest for another.
 Index search_capacity(const HeadJob& job) {
   const PlanShape& shape = job.shape;
   const SearchBudgets& b = job.search;
   const PackedPyramid& pyramid = job.packed->pyramid;
   const Index blocks = shape.blocks();
   const Index level = std::min<Index>(std::max<Index>(b.start_level, 0), std::max(pyramid.levels - 1, 0));
-  const Index opened = b.start_level >= 0 ? blocks >> level : std::min(blocks, b.top_nodes + 2 * kQuad);
-  const Index children = std::min(blocks, 2 * kQuad * b.beam) + 2 * kQuad;
+  const Index opened = b.start_level >= 0 ? (blocks >> level) + 2 : std::min(blocks, b.top_nodes + 2 * kQuad);
+  const Index children = kQuad * (std::min(blocks, 2 * b.beam) + 2);
   Index tokens = 0;
   if (b.rescore) {
-    tokens = std::min(blocks, kQuad * b.candidates) * std::max(shape.block, kUnit);
+    tokens = kQuad * std::min(blocks, b.candidates) * std::max(shape.block, kUnit);
     if (job.group > 1) tokens += std::min(shape.keys, 2 * (shape.window + 2 * shape.block) + kQuad) + 2 * kUnit;
   }
   return round_up(std::max({opened + 2 * kUnit, children, tokens}), kPanel) + 3 * kPanel;
