@@ -13,7 +13,7 @@ usage: ./run demo [--steps N] [--seed N]
 Trains two models on the novels of data/, one with HSA and one with SDPA, evaluates both on a novel of another author,
 times attention alone, prints one table and writes runs/demo/report.html. What an earlier demo left is replaced.
 
-  --steps N   training steps of each model [120]
+  --steps N   training steps of each model [160]
   --seed N    initial weights and order of the data, the same for both [1]
 EOF
 }
@@ -48,7 +48,7 @@ demo_json() {
 }
 
 demo() {
-  local steps=120 seed=1 attention
+  local steps=160 seed=1 attention
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) demo_usage && return ;;
