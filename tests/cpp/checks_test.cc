@@ -18,6 +18,7 @@ struct Call {
   Problem problem{.name = "call", .batch = 2, .heads = 4, .kv_heads = 2, .queries = 6, .keys = 8, .dim = 64};
   Tensors<float> tensors = random_tensors(problem, 1);
   Solution<float> memory;
+  std::vector<float> shared;  // for cases that lay two tensors into it
   PlanOptions options{Pattern::kFull, true, {}};
   AttentionInputs in;
   AttentionOutputs out;
@@ -87,7 +88,12 @@ const std::vector<Case> kForwardCases = {
     {"output type", [](Call& c) { c.out.o.dtype = DType::kFloat64; }, "o is float64, q is float32; they must be equal"},
     {"output over q", [](Call& c) { c.out.o.data = c.tensors.q.data.data(); },
      "o shares memory with q; it must lie apart"},
-    {"output over the end of v", [](Call& c) { c.out.o.data = c.tensors.v.data.data() + c.tensors.v.data.size() - 1; },
+    {"output over the end of v",
+     [](Call& c) {
+       c.shared = std::vector<float>(10000, 0.0F);
+       c.in.v.data = c.shared.data();
+       c.out.o.data = c.shared.data() + c.in.v.elements() - 1;
+     },
      "o shares memory with v; it must lie apart"},
     {"lse over o", [](Call& c) { c.out.lse = c.memory.o.data.data() + 5; },
      "o shares memory with lse; it must lie apart"},

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "hsattn/kernels/reference/reference.h"
@@ -75,6 +76,13 @@ Index moved(const Tensor<float>& a, const Tensor<float>& b, Index begin, Index e
   return count;
 }
 
+// Largest difference on tokens before t, relative to the largest value.
+double distance(const Tensor<float>& a, const Tensor<float>& b, Index t) {
+  double largest = 0;
+  a.for_each([&](const float& x, Index, Index, Index, Index) { largest = std::max<double>(largest, std::abs(x)); });
+  return max_error(tokens_of(a, 0, t), tokens_of(b, 0, t)) / largest;
+}
+
 Index moved_lists(const Plan& a, const Plan& b, Index first_query_after) {
   Index count = 0;
   const Index slots = a.shape.slots(), queries = a.shape.queries;
@@ -85,11 +93,15 @@ Index moved_lists(const Plan& a, const Plan& b, Index first_query_after) {
 }
 
 struct Leak {
-  Index lists = 0, outputs = 0, gradients = 0, future_gradients = 0;
+  Index lists = 0, outputs = 0, query_gradients = 0, future_gradients = 0;
+  double key_gradients = 0;  // how far dk and dv before t moved, relative to the largest of them
 };
 
 // Counts what replacing the tokens from t on moves before t: in lists, in o and lse, and in the gradients of a loss on
 // the positions before t; and the gradients of that loss that are not zero from t on.
+//
+// dk and dv are sums over positions. Later positions add exact zeros to them, but where a tile of positions mixes both,
+// they shift the order in which the others are added: float32 rounding may move, no information.
 Leak leak_at(const Problem& p, std::uint64_t seed, Index t, const MakePlan& make) {
   Tensors<float> in = random_tensors(p, seed);
   const Index first_after = std::max<Index>(0, t - (p.keys - p.queries));
@@ -105,7 +117,8 @@ Leak leak_at(const Problem& p, std::uint64_t seed, Index t, const MakePlan& make
   for (std::size_t row = 0; row < a.lse.size(); ++row) {
     if (static_cast<Index>(row) % p.queries < first_after) leak.outputs += a.lse[row] != b.lse[row];
   }
-  leak.gradients = moved(a.dq, b.dq, 0, first_after) + moved(a.dk, b.dk, 0, t) + moved(a.dv, b.dv, 0, t);
+  leak.query_gradients = moved(a.dq, b.dq, 0, first_after);
+  leak.key_gradients = std::max(distance(a.dk, b.dk, t), distance(a.dv, b.dv, t));
   const auto count_future = [&](const Tensor<float>& gradient, Index from) {
     gradient.for_each(
         [&](const float& x, Index, Index, Index i, Index) { leak.future_gradients += i >= from && x != 0; });
@@ -127,6 +140,8 @@ Problem random_problem(Random& random) {
   return p;
 }
 
+constexpr double kRounding = 1e-6;  // of sums of some hundred float32 terms
+
 TEST(Leak, NothingBeforeATokenMovesWithIt) {
   Random random(77);
   for (int i = 0; i < 40; ++i) {
@@ -136,7 +151,8 @@ TEST(Leak, NothingBeforeATokenMovesWithIt) {
     const Leak leak = leak_at(p, static_cast<std::uint64_t>(i), t, honest_plan);
     EXPECT_EQ(leak.lists, 0);
     EXPECT_EQ(leak.outputs, 0);
-    EXPECT_EQ(leak.gradients, 0);
+    EXPECT_EQ(leak.query_gradients, 0);
+    EXPECT_LE(leak.key_gradients, kRounding);
     EXPECT_EQ(leak.future_gradients, 0);
   }
 }
@@ -151,7 +167,7 @@ TEST(Leak, TheTestCatchesPositionsThatChooseTogether) {
     const Index t = p.keys - 24;  // inside a tile of 16, or at most one tile before the end
     const Leak leak = leak_at(p, static_cast<std::uint64_t>(i), t - t % 16 + 8, leaking_plan);
     caught += leak.lists > 0 && leak.outputs > 0;
-    caught_in_gradients += leak.gradients > 0;
+    caught_in_gradients += leak.query_gradients > 0 && leak.key_gradients > 100 * kRounding;
   }
   EXPECT_GE(caught, kTrials - 1);
   EXPECT_GE(caught_in_gradients, kTrials - 1);

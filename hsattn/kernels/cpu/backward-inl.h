@@ -1,6 +1,7 @@
-// Backward: the same walk as forward; weights are recomputed from lse. Per panel: weights p and their gradients
-// ds = p (dp - delta), then dq += ds k, dk += ds q, dv += p dout. Rows of a quad are added to a key in their order, so
-// that a key's gradient does not depend on what else is in the panel.
+// Backward: the same walk as forward; weights are recomputed from lse. Per panel of a quad: weights p and their gradients
+// ds = p (dp - delta), then dq += ds k. Keys are served after that, unit by unit: dk += ds q and dv += p dout of all
+// quads that saw the unit, in the order of their rows. So a key's gradient does not depend on what else is in a panel,
+// and its sums are fetched once for a tile and not once for a quad.
 #pragma once
 
 #include "hsattn/kernels/cpu/forward-inl.h"
@@ -8,10 +9,10 @@
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
 struct BackwardRows {
-  const float* q;      // [4, padded dim] each; q times scale log2(e)
+  const float* q;      // [4, padded dim] each; q times scale
   const float* dout;
   float* dq;
-  const float* lse;    // [4], log2 domain
+  const float* lse;    // [4]
   const float* delta;  // [4]
 };
 
@@ -23,16 +24,15 @@ HSATTN_INLINE void weight_gradients(float* scores, float* dp, const BackwardRows
     for (int c = 0; c < kVectors; ++c) {
       const Index at = r * kPanel + c * kLanes;
       const M m = lanes_of(bytes + c * kUnitsPerVector);
-      F integer;
-      const F fraction = exp2_fraction(max_keep_nan(set1(kMasked), sub(load(scores + at), lse)), &integer);
-      const F p = select(m, scale_by_power(fraction, integer), zero());
+      const F x = max_keep_nan(set1(-200.0F), sub(load(scores + at), lse));
+      const F p = select(m, exp_minus<false>(x, zero()), zero());
       store(scores + at, p);
       store(dp + at, select(m, mul(p, sub(load(dp + at), delta)), zero()));
     }
   }
 }
 
-// row(j) += sum_r w[r][j] x[r], for the first `lanes` keys of a panel. N vectors of columns.
+// to[j] += sum_r w[r][j] x[r] for `lanes` keys, each with `padded` columns. N vectors of columns.
 template <int N, class RowOf>
 HSATTN_INLINE void add_outer_of_vectors(const float* w, const float* x, Index padded, Index column, int lanes,
                                         RowOf row_of) {
@@ -74,43 +74,76 @@ HSATTN_INLINE void add_outer_seen(const float* w, const float* x, Index padded, 
   }
 }
 
-template <class KeyRows, class RowOfKeys, class RowOfValues>
-HSATTN_INLINE void add_gradients(const float* p, const float* ds, const BackwardRows& rows, Index padded,
-                                 const std::uint64_t* seen, int lanes, bool careful, KeyRows keys, RowOfKeys dk,
-                                 RowOfValues dv) {
+// The last panel of a quad: its weights wait here until their keys are served.
+struct WaitingPanel {
+  alignas(64) float p[kQuad * kPanel];
+  alignas(64) float ds[kQuad * kPanel];
+  Index units[kPanelUnits];
+  std::uint64_t seen[kQuad];
+  BackwardRows rows;
+  int at, count;       // next unit to serve
+  bool careful_rows;   // the quad has a query or gradient that is not finite
+  bool careful;
+};
+
+HSATTN_INLINE void backward_panel(const PackedHead& head, Cursor& cursor, WaitingPanel& w) {
+  const Index padded = head.padded_dim;
+  Panel panel;
+  w.at = 0;
+  w.count = static_cast<int>(min_of<Index>(cursor.end - cursor.at, kPanelUnits));
+  take_panel(head, cursor, w.units, panel);
+  const float* values_t[kPanelUnits];
+  for (int u = 0; u < kPanelUnits; ++u) {
+    values_t[u] = head.values_t.get() + w.units[u] * head.dim * kUnit;
+    panel.rows[u] = head.key_rows.get() + w.units[u] * kUnit * padded;
+  }
+  for (int r = 0; r < kQuad; ++r) w.seen[r] = panel.seen[r];
+  w.careful = panel.careful || w.careful_rows;
+  scores_of_panel(w.rows.q, padded, head.dim, panel.keys_t, w.p);
+  scores_of_panel(w.rows.dout, padded, head.dim, values_t, w.ds);
+  weight_gradients(w.p, w.ds, w.rows, panel.seen);
   const float ones[kQuad] = {1, 1, 1, 1};
-  if (careful) {
-    weighted_rows_seen(ds, ones, seen, keys, padded, rows.dq);
-    add_outer_seen(ds, rows.q, padded, seen, dk);
-    add_outer_seen(p, rows.dout, padded, seen, dv);
+  const UnitRows keys{panel.rows, padded};
+  if (w.careful) {
+    weighted_rows_seen(w.ds, ones, panel.seen, keys, padded, w.rows.dq);
   } else {
-    weighted_rows(ds, ones, keys, padded, rows.dq);
-    add_outer(ds, rows.q, padded, lanes, dk);
-    add_outer(p, rows.dout, padded, lanes, dv);
+    weighted_rows(w.ds, ones, keys, padded, w.rows.dq);
   }
 }
 
-HSATTN_INLINE void backward_panel(const PackedHead& head, const BackwardJob& out, Cursor& cursor,
-                                  const BackwardRows& rows, bool careful_rows) {
-  const Index padded = head.padded_dim;
-  Panel panel;
-  Index units[kPanelUnits];
-  alignas(64) float scores[kQuad * kPanel];
-  alignas(64) float dp[kQuad * kPanel];
-  const int lanes = static_cast<int>(min_of<Index>(cursor.end - cursor.at, kPanelUnits) * kUnit);
-  take_panel(head, cursor, units, panel);
-  const float* values_t[kPanelUnits];
-  for (int u = 0; u < kPanelUnits; ++u) {
-    values_t[u] = head.values_t.get() + units[u] * head.dim * kUnit;
-    panel.rows[u] = head.key_rows.get() + units[u] * kUnit * padded;
+// Adds what the next unit of a waiting panel owes to its keys.
+HSATTN_INLINE void serve_unit(const BackwardJob& out, Index padded, WaitingPanel& w) {
+  const Index first = w.units[w.at] * kUnit * padded;
+  const float* p = w.p + w.at * kUnit;
+  const float* ds = w.ds + w.at * kUnit;
+  const auto dk = [&](int j) { return out.dk + first + j * padded; };
+  const auto dv = [&](int j) { return out.dv + first + j * padded; };
+  if (w.careful) {
+    std::uint64_t seen[kQuad];
+    for (int r = 0; r < kQuad; ++r) seen[r] = w.seen[r] >> (8 * w.at) & 0xffU;
+    add_outer_seen(ds, w.rows.q, padded, seen, dk);
+    add_outer_seen(p, w.rows.dout, padded, seen, dv);
+  } else {
+    add_outer(ds, w.rows.q, padded, kUnit, dk);
+    add_outer(p, w.rows.dout, padded, kUnit, dv);
   }
-  scores_of_panel(rows.q, padded, head.dim, panel.keys_t, scores);
-  scores_of_panel(rows.dout, padded, head.dim, values_t, dp);
-  weight_gradients(scores, dp, rows, panel.seen);
-  const auto dk = [&](int j) { return out.dk + (units[j / kUnit] * kUnit + j % kUnit) * padded; };
-  const auto dv = [&](int j) { return out.dv + (units[j / kUnit] * kUnit + j % kUnit) * padded; };
-  add_gradients(scores, dp, rows, padded, panel.seen, lanes, panel.careful || careful_rows,
-                UnitRows{panel.rows, padded}, dk, dv);
+  ++w.at;
+}
+
+// Serves all waiting units below `limit`, by unit, then by quad.
+HSATTN_INLINE void serve_units_below(const BackwardJob& out, Index padded, WaitingPanel* waiting, Index quads,
+                                     Index limit) {
+  while (true) {
+    Index unit = limit;
+    for (Index i = 0; i < quads; ++i) {
+      if (waiting[i].at < waiting[i].count) unit = min_of(unit, waiting[i].units[waiting[i].at]);
+    }
+    if (unit >= limit) return;
+    for (Index i = 0; i < quads; ++i) {
+      WaitingPanel& w = waiting[i];
+      if (w.at < w.count && w.units[w.at] == unit) serve_unit(out, padded, w);
+    }
+  }
 }
 
 static void backward_far(const PackedHead& head, const BackwardJob& out, const std::vector<FarEntry>& entries,
@@ -127,24 +160,39 @@ static void backward_far(const PackedHead& head, const BackwardJob& out, const s
     weight_gradients(scores, dp, rows, panel.seen);
     const auto dk = [&](int j) { return out.dk_nodes + panel.row[j] * padded; };
     const auto dv = [&](int j) { return out.dv_nodes + panel.row[j] * padded; };
-    add_gradients(scores, dp, rows, padded, panel.seen, panel.count, head.any_not_finite || careful_rows,
-                  NodeRows{panel.keys}, dk, dv);
+    const float ones[kQuad] = {1, 1, 1, 1};
+    const NodeRows keys{panel.keys};
+    if (head.any_not_finite || careful_rows) {
+      weighted_rows_seen(dp, ones, panel.seen, keys, padded, rows.dq);
+      add_outer_seen(dp, rows.q, padded, panel.seen, dk);
+      add_outer_seen(scores, rows.dout, padded, panel.seen, dv);
+    } else {
+      weighted_rows(dp, ones, keys, padded, rows.dq);
+      add_outer(dp, rows.q, padded, panel.count, dk);
+      add_outer(scores, rows.dout, padded, panel.count, dv);
+    }
   }
 }
 
-// delta = dout . o, lse in the log2 domain; rows that see nothing get lse 0: all their weights are masked.
+// delta = dout . o, one chain over dim as dout . v is, so that a row whose one key takes all has a gradient of exactly 0.
+// Rows that see nothing get lse 0: all their weights are masked.
 static void load_row_statistics(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; ++row) {
     const bool real = row < count * job.group;
     const Index query = first + row / job.group, head = row % job.group;
     const float lse = real ? out.lse[head * job.shape.queries + query] : 0.0F;
-    s.lse[row] = lse == -__builtin_inff() ? 0.0F : lse * kLog2e;
-    F sum = zero();
-    for (Index d = 0; d < padded; d += kLanes) {
-      sum = fma(load(s.dout.get() + row * padded + d), load(s.o.get() + row * padded + d), sum);
+    s.lse[row] = lse == -__builtin_inff() ? 0.0F : lse;
+  }
+  for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; row += kQuad) {
+    float sum[kQuad] = {};
+    for (Index d = 0; d < job.packed->dim; ++d) {
+      for (int r = 0; r < kQuad; ++r) {
+        const Index at = (row + r) * padded + d;
+        sum[r] = fused_multiply_add(s.dout[at], s.o[at], sum[r]);
+      }
     }
-    s.delta[row] = sum_of_half(add_units(half_zero(), sum));
+    for (int r = 0; r < kQuad; ++r) s.delta[row + r] = sum[r];
   }
 }
 
@@ -170,7 +218,7 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
   const PackedHead& head = *job.packed;
   const Index padded = head.padded_dim;
   const Index quads = (count * job.group + kQuad - 1) / kQuad;
-  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale * kLog2e, padded, s.q.get());
+  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale, padded, s.q.get());
   load_tile_rows(out.o, out.o_head_stride, job.group, first, count, 1, padded, s.o.get());
   load_tile_rows(out.dout, out.dout_head_stride, job.group, first, count, 1, padded, s.dout.get());
   load_row_statistics(job, out, first, count, s);
@@ -184,18 +232,22 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
   };
   constexpr Index kSideBySide = kTile * kMostQuadsPerPosition;
   Cursor cursors[kSideBySide];
-  bool careful[kSideBySide];
+  WaitingPanel waiting[kSideBySide];
   for (Index base = 0; base < quads; base += kSideBySide) {
     const Index some = min_of<Index>(quads - base, kSideBySide);
     for (Index i = 0; i < some; ++i) {
-      const BackwardRows rows = rows_of_quad(base + i);
+      WaitingPanel& w = waiting[i];
+      w.rows = rows_of_quad(base + i);
+      w.at = w.count = 0;
+      w.careful_rows = rows_not_finite(w.rows.q, w.rows.dout, kQuad * padded);
       cursors[i] = {s.entries[base + i].data(), s.entries[base + i].data() + s.entries[base + i].size()};
-      careful[i] = rows_not_finite(rows.q, rows.dout, kQuad * padded);
-      if (job.shape.far_field) backward_far(head, out, s.far_entries[base + i], rows, careful[i]);
+      if (job.shape.far_field) backward_far(head, out, s.far_entries[base + i], w.rows, w.careful_rows);
     }
     for (Index i = next_quad(cursors, some); i >= 0; i = next_quad(cursors, some)) {
-      backward_panel(head, out, cursors[i], rows_of_quad(base + i), careful[i]);
+      serve_units_below(out, padded, waiting, some, cursors[i].at->unit);
+      backward_panel(head, cursors[i], waiting[i]);
     }
+    serve_units_below(out, padded, waiting, some, head.units);
   }
   write_dq(job, out, first, count, s);
 }

@@ -212,9 +212,9 @@ void add_into(float* to, const float* from, Index count) {
   for (Index i = 0; i < count; ++i) to[i] += from[i];
 }
 
-void write_token_gradients(const float* sums, float factor, Index padded_dim, const Rows<float>& to) {
+void write_token_gradients(const float* sums, Index padded_dim, const Rows<float>& to) {
   for (Index t = 0; t < to.count; ++t)
-    for (Index d = 0; d < to.dim; ++d) to.row(t)[d] = sums[t * padded_dim + d] * factor + 0.0F;
+    for (Index d = 0; d < to.dim; ++d) to.row(t)[d] = sums[t * padded_dim + d] + 0.0F;
 }
 
 // Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
@@ -231,8 +231,8 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
     spread_node_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
     spread_node_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());
   }
-  write_token_gradients(sum.dk.get(), kLn2, packed.padded_dim, dk);  // sums hold q times log2(e)
-  write_token_gradients(sum.dv.get(), 1, packed.padded_dim, dv);
+  write_token_gradients(sum.dk.get(), packed.padded_dim, dk);
+  write_token_gradients(sum.dv.get(), packed.padded_dim, dv);
 }
 
 BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const AttentionSaved& saved,

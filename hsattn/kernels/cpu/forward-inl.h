@@ -137,7 +137,7 @@ static void write_tile(const HeadJob& job, Index first, Index count, const Forwa
     for (Index d = 0; d < job.packed->dim; ++d) to[d] = from[d] * factor + 0.0F;
     if (out.lse != nullptr) {
       out.lse[head * job.shape.queries + query] =
-          sees_nothing ? -__builtin_inff() : (s.max[row] + __builtin_log2f(sum)) * kLn2;
+          sees_nothing ? -__builtin_inff() : s.max[row] * kLn2 + __builtin_logf(sum);
     }
   }
 }
@@ -154,7 +154,7 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
 static void forward_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, Scratch& s) {
   const PackedHead& head = *job.packed;
   const Index quads = (count * job.group + kQuad - 1) / kQuad;
-  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale * kLog2e, head.padded_dim, s.q.get());
+  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale, head.padded_dim, s.q.get());
   const std::int32_t* lists = tile_lists(kKernels, job, first, count, s);
   build_tile_entries(job, first, count, lists, s);
   reset_rows(quads * kQuad, head.padded_dim, s);

@@ -42,7 +42,7 @@ struct BackwardJob {
   const float* lse = nullptr;                        // [group, queries]
   float* dq = nullptr;
   Index dq_stride = 0, dq_head_stride = 0;
-  float* dk = nullptr;                               // [units, 8, padded dim]: sums of ds (scale log2(e) q)
+  float* dk = nullptr;                               // [units, 8, padded dim]: sums of ds (scale q)
   float* dv = nullptr;                               // [units, 8, padded dim]
   float* dk_nodes = nullptr;                         // [pyramid rows, padded dim]; far field only
   float* dv_nodes = nullptr;

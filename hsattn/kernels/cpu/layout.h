@@ -32,7 +32,7 @@ struct Entry {
 // A pooled node and the rows that see it (byte r is 0x00 or 0xff), for the far field.
 struct FarEntry {
   std::int32_t row;      // of the pyramid's storage, see PackedPyramid
-  float bias;            // log2(tokens)
+  float bias;            // log(tokens)
   std::uint32_t rows;
   std::int64_t order;    // first block, then level: the one order in which every row meets its nodes
 };

@@ -89,6 +89,23 @@ void append_near(const PlanShape& s, std::span<const QuadPosition> positions, st
   }
 }
 
+// Puts units in ascending order, each once. They mostly are: only where a position that attends everything shares a
+// quad with one that selects, the near run of the first overlaps the list of the second.
+void sort_units(std::vector<Entry>& entries) {
+  const auto by_unit = [](const Entry& a, const Entry& b) { return a.unit < b.unit; };
+  if (std::is_sorted(entries.begin(), entries.end(), by_unit)) return;
+  std::sort(entries.begin(), entries.end(), by_unit);
+  std::size_t count = 0;
+  for (const Entry& entry : entries) {
+    if (count > 0 && entries[count - 1].unit == entry.unit) {
+      entries[count - 1].lanes |= entry.lanes;
+    } else {
+      entries[count++] = entry;
+    }
+  }
+  entries.resize(count);
+}
+
 }  // namespace
 
 void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::vector<Entry>& entries) {
@@ -106,6 +123,7 @@ void build_entries(const PlanShape& shape, std::span<const QuadPosition> positio
   merge_lists(shape, positions, before, entries);
   append_near(shape, positions, entries);
   if (!shape.causal) merge_lists(shape, positions, after, entries);
+  sort_units(entries);
 }
 
 void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
@@ -116,7 +134,7 @@ void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> pos
     const auto old_end = static_cast<std::ptrdiff_t>(entries.size());
     for (const FarNode& node : nodes) {
       const auto row = static_cast<std::int32_t>(pyramid.first[node.level] + node.index);
-      const auto bias = static_cast<float>(std::log2(static_cast<double>(node.tokens)));
+      const auto bias = static_cast<float>(std::log(static_cast<double>(node.tokens)));
       entries.push_back({row, bias, p.rows, ((node.index << node.level) << 6) + node.level});
     }
     // Two ascending runs become one; a node that both hold stays once, with the rows of both.

@@ -15,8 +15,7 @@ struct QuadPosition {
   std::span<const std::int32_t> list;        // its blocks, ascending, without padding
 };
 
-// Entries of a quad in the order in which every row meets its own: blocks before the near run, the near run, blocks
-// after it.
+// Entries of a quad by ascending unit, each unit once: the one order in which every row meets its own.
 void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::vector<Entry>& entries);
 
 // The far nodes of a quad, ordered by first block, then level.

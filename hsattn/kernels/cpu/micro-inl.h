@@ -122,8 +122,20 @@ HSATTN_INLINE void mask_scores(float* scores, const std::uint64_t* seen) {
   }
 }
 
-// One step of the running softmax: scores [4, 64] (log2 domain) become weights 2^(score - m); m is the running maximum,
-// rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
+// Scores [64] of one row become weights exp(score) 2^-m; their sums are added per lane of a unit.
+template <bool kHuge, bool kFar>
+HSATTN_INLINE H weights_of_row(float* row, const F* s, float m, H sum) {
+  const F floor = set1(negligible_below<kHuge>(m));
+  for (int c = 0; c < kVectors; ++c) {
+    const F p = exp_minus<kHuge>(max_keep_nan(floor, s[c]), set1(m));
+    store(row + c * kLanes, p);
+    if constexpr (!kFar) sum = add_units(sum, p);
+  }
+  return sum;
+}
+
+// One step of the running softmax: scores [4, 64] become weights exp(score) 2^-m; m is the running maximum in the log2
+// domain, rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
 //
 // Row sums stay apart for the 8 lanes of a unit (kFar false), or are one chain over the nodes (kFar true), so that
 // their bits do not depend on how entries fall into panels.
@@ -139,16 +151,13 @@ HSATTN_INLINE void softmax_step(float* scores, float* m, float* sums, float* far
     }
     const float best = reduce_max(top);
     const float old = m[r];
-    const float now = best > max_of(old, kMasked) ? __builtin_ceilf(best) : old;
+    const float now = best > kMasked ? max_of(exponent_above(best), old) : old;
     const float used = now == -__builtin_inff() ? 0.0F : now;
     rescale[r] = now == old ? 1.0F : power_of_two(old - now);
     m[r] = now;
     H sum = half_mul(half_load(sums + r * kUnit), rescale[r]);
-    for (int c = 0; c < kVectors; ++c) {
-      const F p = exp2_minus(max_keep_nan(set1(kMasked), s[c]), set1(used));
-      store(row + c * kLanes, p);
-      if constexpr (!kFar) sum = add_units(sum, p);
-    }
+    const bool huge = used > kHugeExponent || used < -kHugeExponent;
+    sum = huge ? weights_of_row<true, kFar>(row, s, used, sum) : weights_of_row<false, kFar>(row, s, used, sum);
     half_store(sums + r * kUnit, sum);
     far_sum[r] *= rescale[r];
   }

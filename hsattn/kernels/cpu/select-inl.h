@@ -139,7 +139,7 @@ static void add_ragged_bias(Cell& c, Index level) {
   const Index full = shape.block << level;
   const Index last = c.nodes(level) - 1, tokens = shape.keys - last * full;
   if (shape.causal || tokens >= full) return;
-  const float bias = __builtin_log2f(static_cast<float>(tokens) / static_cast<float>(full));
+  const float bias = __builtin_logf(static_cast<float>(tokens) / static_cast<float>(full));
   for (Index i = 0; i < c.count; ++i) {
     if (c.s.ids[i] != last || c.s.may[i] == 0) continue;
     for (Index r = 0; r < c.rows(); ++r) c.s.scores[r * c.s.capacity + i] += bias;
@@ -180,13 +180,14 @@ static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool f
     const F x = load(score + i);
     top = max_keep_nan(top, select(both(lanes_with_bit(c.s.may.get() + i, p), finite(x)), x, set1(kMasked)));
   }
-  const F m = set1(__builtin_ceilf(reduce_max(top)));
+  const float exponent = exponent_above(max_of(reduce_max(top), -1.0e38F));
+  const F m = set1(exponent), floor = set1(negligible_below<true>(exponent));
   I sum = int_zero();
   std::int64_t total = 0;
   for (Index i = 0; i < c.count; i += kLanes) {
     const F x = load(score + i);
     const M ok = both(lanes_with_bit(c.s.may.get() + i, p), finite(x));
-    const F w = select(ok, exp2_minus(select(ok, x, m), m), zero());
+    const F w = select(ok, exp_minus<true>(max_keep_nan(floor, x), m), zero());
     store(score + i, w);
     sum = int_add(sum, to_fixed_point(w));
     if (i % (kLanes * 1024) == kLanes * 1023) {
@@ -329,7 +330,8 @@ static float unit_masses(Cell& c, unsigned p, float* score, Index units) {
     const F x = load(score + u * kUnit);
     top = max_keep_nan(top, select(both(lanes_of_entries(entries + u, p), finite(x)), x, set1(kMasked)));
   }
-  const F m = set1(__builtin_ceilf(reduce_max(top)));
+  const float exponent = exponent_above(max_of(reduce_max(top), -1.0e38F));
+  const F m = set1(exponent), floor = set1(negligible_below<true>(exponent));
   std::int64_t total = 0;
   I sum = int_zero();
   for (Index u = 0; u < units; u += kPanelUnits) {
@@ -337,7 +339,7 @@ static float unit_masses(Cell& c, unsigned p, float* score, Index units) {
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(score + u * kUnit + v * kLanes);
       const M ok = both(lanes_of_entries(entries + u + v * kUnitsPerVector, p), finite(x));
-      const F w = select(ok, exp2_minus(select(ok, x, m), m), zero());
+      const F w = select(ok, exp_minus<true>(max_keep_nan(floor, x), m), zero());
       if (c.job.group > 1) sum = int_add(sum, to_fixed_point(w));
       float lanes[kLanes];
       store(lanes, w);

@@ -37,24 +37,51 @@ HSATTN_INLINE T max_of(T a, T b) {
   return a > b ? a : b;
 }
 
-// x = integer + fraction with |fraction| <= 1/2; returns 2^fraction (degree 5, relative error 2.4e-7).
-HSATTN_INLINE F exp2_fraction(F x, F* integer) {
-  *integer = round_nearest(x);
-  const F f = sub(x, *integer);
-  F p = set1(1.33335581e-3F);
-  p = fma(p, f, set1(9.61812911e-3F));
-  p = fma(p, f, set1(5.55041087e-2F));
-  p = fma(p, f, set1(2.40226507e-1F));
-  p = fma(p, f, set1(6.93147181e-1F));
+// exp(x) = p 2^integer; returns p (degree 5, relative error 1.1e-7). The reduced argument x - integer ln 2 is taken off in two parts, the first with few bits, so
+// that scores of 1e4 lose nothing; with kHuge it is clamped, for scores beyond that, where a float no longer tells it.
+template <bool kHuge>
+HSATTN_INLINE F exp_reduced(F x, F* integer) {
+  *integer = round_nearest(mul(x, set1(kLog2e)));
+  const F minus = sub(zero(), *integer);
+  F f = fma(minus, set1(0.693359375F), x);
+  f = fma(minus, set1(-2.12194440e-4F), f);
+  if constexpr (kHuge) f = max_keep_nan(set1(-0.35F), min_keep_nan(set1(0.35F), f));
+  F p = set1(8.31249e-3F);
+  p = fma(p, f, set1(4.189008e-2F));
+  p = fma(p, f, set1(1.6667115e-1F));
+  p = fma(p, f, set1(4.9999232e-1F));
+  p = fma(p, f, set1(1.0F));
   return fma(p, f, set1(1.0F));
 }
 
-// 2^(x - m) for an integral m >= x - 1. The integer part is split off before m is subtracted, so that another m changes
-// the result by an exact power of two.
-HSATTN_INLINE F exp2_minus(F x, F m) {
+// exp(x) 2^-m for an integral m. The integer part is split off before m is subtracted, so that another m changes the
+// result by an exact power of two.
+template <bool kHuge>
+HSATTN_INLINE F exp_minus(F x, F m) {
   F integer;
-  const F p = exp2_fraction(x, &integer);
+  const F p = exp_reduced<kHuge>(x, &integer);
   return scale_by_power(p, sub(integer, m));
+}
+
+constexpr float kHugeExponent = 1048576.0F;  // of 2; beyond it scores need the clamped reduction
+
+// An integral m with exp(x) <= 2^m.
+HSATTN_INLINE float exponent_above(float x) { return __builtin_ceilf(x * kLog2e); }
+
+// Weights of scores below this are 0 next to 2^m: clamped to it they stay within the range of the reduction. The clamped
+// reduction needs no more than that x log2(e) is finite.
+template <bool kHuge>
+HSATTN_INLINE float negligible_below(float m) {
+  return kHuge ? -2.0e38F : (m - 200.0F) * kLn2;
+}
+
+// One lane of fma().
+HSATTN_INLINE float fused_multiply_add(float a, float b, float c) {
+#if defined(HSATTN_SIMD_AVX512) || defined(HSATTN_SIMD_AVX2)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
 }
 
 // 2^e for an integral e <= 0 as float; 0 below -126.
