@@ -1,8 +1,9 @@
 """Hierarchical sparse attention for PyTorch on CPUs.
 
+Example:
     import hsattn
-    o = hsattn.attention(q, k, v)               # q [B, H, n, d], k and v [B, Hkv, m, d]
-    plan = hsattn.make_plan(q, k, top_k=256)    # what every position attends; data, to print, draw, measure, reuse
+    o = hsattn.attention(q, k, v)             # q [B, H, n, d], k and v [B, Hkv, m, d]
+    plan = hsattn.make_plan(q, k, top_k=256)  # what every position attends; data, to print, draw, measure, reuse
     o = hsattn.attention(q, k, v, plan=plan)
 """
 

@@ -58,16 +58,16 @@ def attention(
         levels: "auto", or 1 to 6: the search starts at nodes of 2**levels tokens.
         pooling: "mean".
         scale: multiplies q.k; None: 1/sqrt(dim).
-        plan: a plan of make_plan() for these sizes, used instead of a search. Pattern, causal and budgets are the plan's.
+        plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         return_lse: also return the log of each softmax denominator.
 
     Returns:
-        o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n]. A row that sees no token gives
-        o = 0 and lse = -inf. Gradients reach q, k and v, through o and lse; the selection carries none.
+        o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n]. A row that sees no token
+        gives o = 0 and lse = -inf. Gradients reach q, k and v, through o and lse; the selection carries none.
 
     Raises:
-        TypeError for a wrong type, ValueError for an option that cannot be, RuntimeError for shapes or budgets that do not
-        fit, NotImplementedError for CUDA tensors, dropout, soft-capping, masks and double backward.
+        TypeError for a wrong type, ValueError for an option that cannot be, RuntimeError for shapes or budgets that do
+        not fit, NotImplementedError for CUDA tensors, dropout, soft-capping, masks and double backward.
     """
     refuse_unsupported("hsattn.attention", unsupported)
     budgets = budgets_of(
@@ -117,8 +117,8 @@ def make_plan(
 ) -> Plan:
     """Chooses what every position attends: the plan that attention() with the same arguments follows.
 
-    A position's list depends on its own queries and the keys before it alone, never on other queries, the thread count or
-    how a sequence is cut into calls. Arguments, shapes and errors are those of attention().
+    A position's list depends on its own queries and the keys before it alone, never on other queries, the thread count
+    or how a sequence is cut into calls. Arguments, shapes and errors are those of attention().
     """
     budgets = budgets_of(
         "hsattn.make_plan",

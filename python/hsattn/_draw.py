@@ -12,7 +12,8 @@ _ROWS, _COLUMNS = 160, 320  # at most; larger plans are sampled (positions) and 
 _WIDTH, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 62, 66, 16, 46
 _FAR_SHADES = 6
 
-# Codes of cells: 0 nothing, 1 near run, 2..4 kept blocks (a third, two thirds, all of the cell), 5.. far field by height.
+# Codes of cells: 0 nothing, 1 near run, 2..4 kept blocks (a third, two thirds, all of the cell), 5.. far field by
+# height.
 _NEAR_CODE, _KEPT_CODE, _FAR_CODE = 1, 2, 5
 
 _STYLE = """
@@ -30,8 +31,7 @@ _STYLE = """
 def draw_levels(row: Callable[[int], Tensor], queries: int, keys: int, *, title: str, block: int) -> str:
     """SVG of a plan. `row(query)` gives the levels of Plan.levels() for one query, int8 [keys]."""
     count = min(queries, _ROWS)
-    sampled = [i * queries // count + (queries // count - 1 if i == count - 1 else 0) for i in range(count)]
-    sampled = [min(queries - 1, s) for s in sampled]
+    sampled = [(i + 1) * queries // count - 1 for i in range(count)]  # the last position is always among them
     columns = min(keys, _COLUMNS)
     levels = [row(query) for query in sampled]
     highest = max([int(r.max()) - 2 for r in levels if r.numel()] + [0])

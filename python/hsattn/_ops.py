@@ -10,8 +10,6 @@ import torch
 
 from hsattn._options import Budgets
 
-_MOST_DIM = 256  # largest head dimension of the library
-
 
 def _library() -> Path:
     """The ops' library: beside this file, or the one that HSATTN_OPS_LIBRARY names (a build tree's)."""
@@ -63,41 +61,30 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, dout, dlse, _):
     q, k, v, o, lse, kept = ctx.saved_tensors
-    pattern, causal, budgets, scale = ctx.options
-    if dout is None and dlse is None:
-        return (None,) * 9
-    if dout is None:
-        dout = torch.zeros_like(o)
-    if dlse is None:
-        grads = ops.attention_backward(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale)
-    else:
-        grads = _backward_with_lse(dout, dlse, q, k, v, o, lse, kept, pattern, causal, budgets, scale)
-    return (*grads, *(None,) * 6)
+    options = ctx.options
+    dq = dk = dv = None
+    if dout is not None:
+        dq, dk, dv = ops.attention_backward(dout, q, k, v, o, lse, kept, *options)
+    if dlse is not None:
+        dq_lse, dk_lse = _backward_of_lse(dlse, q, k, lse, kept, *options)
+        dq = dq_lse if dq is None else dq + dq_lse
+        dk = dk_lse if dk is None else dk + dk_lse
+    return dq, dk, dv, *(None,) * 6
 
 
-def _backward_with_lse(dout, dlse, q, k, v, o, lse, kept, pattern, causal, budgets, scale):
-    """Gradients where a loss uses lse too, by the same op on a longer head dimension.
+def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale):
+    """dq and dk of a loss that uses lse, by the same two ops with the keys in the place of the values.
 
-    With P the attention weights, dS = P (dout.v - dout.o + dlse). Columns [dlse, 0...] beside dout, [1, 0...] beside v and
-    zeros beside the rest make the op's dout.v into dout.v + dlse and change nothing else.
+    With P the attention weights, dq = scale dlse (P k), which is an output, and dk = scale P^T (dlse q), which is the
+    gradient of values. dlse [batch, heads, n].
     """
-    dim = q.shape[3]
-    if dim == _MOST_DIM:
-        raise NotImplementedError(f"hsattn: a gradient through lse needs a head dimension below {_MOST_DIM}")
+    scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
     if kept.numel() == 0 and Budgets(*budgets).slots(pattern) > 0:
         kept = ops.make_plan(q, k, pattern, causal, budgets, scale)
-    extra = min(8, _MOST_DIM - dim)
-
-    def widen(t, first=None):
-        t = torch.nn.functional.pad(t, (0, extra))
-        if first is not None:
-            t[..., dim] = first
-        return t
-
-    scale = 1 / math.sqrt(dim) if scale is None else scale
-    wide = (widen(dout, dlse), widen(q), widen(k), widen(v, 1.0), widen(o), lse, kept)
-    grads = ops.attention_backward(*wide, pattern, causal, budgets, scale)
-    return tuple(g[..., :dim] for g in grads)
+    weight = scale * dlse.masked_fill(lse == -math.inf, 0.0).unsqueeze(-1)  # a row that sees nothing: lse is constant
+    mean_key, _, _ = ops.attention_forward(q, k, k, kept, pattern, causal, budgets, scale, False)
+    _, _, dk = ops.attention_backward(weight * q, q, k, k, mean_key, lse, kept, pattern, causal, budgets, scale)
+    return weight * mean_key, dk
 
 
 def _no_double_backward(ctx, *grads):

@@ -58,7 +58,7 @@ def budgets_of(
 ) -> Budgets:
     """Checks the types of a call's options and gives them the form of the ops.
 
-    Raises TypeError for a wrong type, ValueError for a wrong value, NotImplementedError for a pooling that is not there.
+    Raises TypeError for a wrong type, ValueError for a wrong value, NotImplementedError for an unknown pooling.
     """
     counts = {
         "window": window,

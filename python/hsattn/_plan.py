@@ -29,9 +29,7 @@ class Plan:
     query i has the position i + keys - queries.
     """
 
-    def __init__(
-        self, kept: Tensor, *, pattern: str, causal: bool, budgets: Budgets, heads: int, keys: int
-    ) -> None:
+    def __init__(self, kept: Tensor, *, pattern: str, causal: bool, budgets: Budgets, heads: int, keys: int) -> None:
         self.kept = kept
         self.pattern = pattern
         self.causal = causal
@@ -71,8 +69,8 @@ class Plan:
         sizes = (self.batch, self.heads, self.queries), (self.batch, self.kv_heads, self.keys)
         if (tuple(q.shape[:3]), tuple(k.shape[:3])) != sizes:
             raise ValueError(
-                f"Plan.mass: q and k have shapes {tuple(q.shape)} and {tuple(k.shape)}; the plan is for "
-                f"[{self.batch}, {self.heads}, {self.queries}, dim] and [{self.batch}, {self.kv_heads}, {self.keys}, dim]"
+                f"Plan.mass: q and k have shapes {tuple(q.shape)} and {tuple(k.shape)}; the plan is for [{self.batch}, "
+                f"{self.heads}, {self.queries}, dim] and [{self.batch}, {self.kv_heads}, {self.keys}, dim]"
             )
         scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
         mass = q.new_ones(q.shape[:3])
@@ -110,7 +108,8 @@ class Plan:
     def __repr__(self) -> str:
         return (
             f"Plan({self.pattern!r}, causal={self.causal}, batch={self.batch}, heads={self.heads}, "
-            f"kv_heads={self.kv_heads}, queries={self.queries}, keys={self.keys}, block={self.block}, slots={self.slots})"
+            f"kv_heads={self.kv_heads}, queries={self.queries}, keys={self.keys}, block={self.block}, "
+            f"slots={self.slots})"
         )
 
     def __eq__(self, other: object) -> bool:

@@ -1,0 +1,215 @@
+"""What attention() computes."""
+
+import time
+
+import pytest
+import torch
+from helpers import SMALL, by_plan, problem
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+import hsattn
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("queries", "heads", "kv_heads", "dim", "causal"),
+    [(1, 1, 1, 8, True), (65, 4, 2, 64, True), (130, 3, 1, 80, False), (257, 2, 2, 24, True), (64, 6, 2, 128, False)],
+)
+def test_full_equals_sdpa(queries, heads, kv_heads, dim, causal, dtype):
+    q, k, v = problem(queries, batch=2, heads=heads, kv_heads=kv_heads, dim=dim, dtype=dtype)
+    o = hsattn.attention(q, k, v, pattern="full", causal=causal)
+    right = sdpa(q, k, v, is_causal=causal, enable_gqa=True)
+    torch.testing.assert_close(o, right, atol=1e-5 if dtype == torch.float32 else 1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("far_field", [True, False])
+def test_hsa_equals_full_when_top_k_covers_the_past(causal, far_field):
+    q, k, v = problem(200, heads=4, kv_heads=2)
+    options = {**SMALL, "top_k": 200, "candidates": 200, "beam": None, "far_field": far_field}
+    o = hsattn.attention(q, k, v, causal=causal, **options)
+    torch.testing.assert_close(o, hsattn.attention(q, k, v, pattern="full", causal=causal), atol=1e-5, rtol=0)
+
+
+def test_hsa_is_full_while_the_past_is_short():
+    q, k, v = problem(300)
+    options = {**SMALL, "dense_until": 1024}
+    assert torch.equal(hsattn.attention(q, k, v, **options), hsattn.attention(q, k, v, pattern="full"))
+
+
+@pytest.mark.parametrize("pattern", ["full", "local", "hsa"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("far_field", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(99, 99), (20, 150), (60, 45)])
+def test_equals_plain_attention_over_the_plan(pattern, causal, far_field, queries, keys):
+    q, k, v = problem(queries, keys, heads=2, kv_heads=1)
+    options = {**SMALL, "top_k": 16, "candidates": 32, "block": 4, "pattern": pattern, "causal": causal}
+    options["far_field"] = far_field
+    plan = hsattn.make_plan(q, k, **options)
+    o, lse = hsattn.attention(q, k, v, return_lse=True, **options)
+    right_o, right_lse = by_plan(q, k, v, plan)
+    torch.testing.assert_close(o.double(), right_o, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lse.double(), right_lse, atol=1e-5, rtol=0)
+
+
+def test_a_row_that_sees_nothing():
+    q, k, v = problem(8, 4, grad=True)  # queries 0 to 3 stand before the first key
+    o, lse = hsattn.attention(q, k, v, pattern="full", return_lse=True)
+    assert (o[:, :, :4] == 0).all()
+    assert (lse[:, :, :4] == -torch.inf).all()
+    o.sum().backward()
+    assert (q.grad[:, :, :4] == 0).all()
+    assert torch.isfinite(k.grad).all()
+
+
+def test_a_plan_gives_the_same_bits_again():
+    q, k, v = problem(200, heads=4, kv_heads=2)
+    plan = hsattn.make_plan(q, k, **SMALL)
+    assert torch.equal(hsattn.attention(q, k, v, plan=plan), hsattn.attention(q, k, v, **SMALL))
+
+
+def test_scale():
+    q, k, v = problem(100)
+    o = hsattn.attention(q, k, v, pattern="full", scale=0.7)
+    torch.testing.assert_close(o, sdpa(q, k, v, is_causal=True, scale=0.7), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cuts", [(1,), (7, 8, 120), (64, 128, 192), tuple(range(150, 200))])
+@pytest.mark.parametrize("far_field", [True, False])
+def test_any_cut_equals_the_whole(cuts, far_field):
+    q, k, v = problem(200, heads=6, kv_heads=2)
+    options = {**SMALL, "far_field": far_field}
+    whole, plan = hsattn.attention(q, k, v, **options), hsattn.make_plan(q, k, **options)
+    parts, lists = [], []
+    for first, end in zip((0, *cuts), (*cuts, 200), strict=True):
+        part = q[:, :, first:end], k[:, :, :end], v[:, :, :end]
+        parts.append(hsattn.attention(*part, **options))
+        lists.append(hsattn.make_plan(*part[:2], **options).kept)
+    assert torch.equal(torch.cat(lists, 2), plan.kept)
+    torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-5, rtol=0)
+
+
+def test_later_tokens_move_no_bit():
+    q, k, v = problem(200, heads=6, kv_heads=2)
+    changed = [t.clone() for t in (q, k, v)]
+    for t, seed in zip(changed, (1, 2, 3), strict=True):
+        t[:, :, 120:] = torch.randn(t[:, :, 120:].shape, generator=torch.Generator().manual_seed(seed))
+    before, after = hsattn.attention(q, k, v, **SMALL), hsattn.attention(*changed, **SMALL)
+    assert torch.equal(before[:, :, :120], after[:, :, :120])
+    assert not torch.equal(before[:, :, 120:], after[:, :, 120:])
+
+
+def _strided(t):
+    """The same numbers as [batch, tokens, heads, dim] with room between tokens, as a fused projection leaves them."""
+    batch, heads, tokens, dim = t.shape
+    memory = torch.full((batch, tokens, 2 * heads, dim + 3), torch.nan)
+    view = memory[:, :, 1 : 1 + heads, :dim].transpose(1, 2)
+    return view.copy_(t)
+
+
+def _ops_of(call):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        result = call()
+    return result, {event.key for event in profile.key_averages()}
+
+
+def test_strided_views_are_read_in_place():
+    given = problem(150, batch=2, heads=4, kv_heads=2)
+    views = [_strided(t) for t in given]
+    o, ops = _ops_of(lambda: hsattn.attention(*views, **SMALL))
+    assert torch.equal(o, hsattn.attention(*given, **SMALL))
+    assert not ops & {"aten::contiguous", "aten::clone", "aten::copy_"}, ops
+
+
+def test_only_the_tensor_whose_elements_lie_apart_is_copied():
+    q, k, v = problem(150)
+    apart = v.transpose(2, 3).contiguous().transpose(2, 3)
+    assert apart.stride(3) != 1
+    o, ops = _ops_of(lambda: hsattn.attention(q, k, apart, **SMALL))
+    assert torch.equal(o, hsattn.attention(q, k, v, **SMALL))
+    assert "aten::contiguous" in ops
+
+
+def test_expanded_tensors():
+    q, k, v = problem(80, batch=1, heads=1)
+    q, k, v = (t.expand(3, 2, -1, -1) for t in (q, k, v))
+    o = hsattn.attention(q, k, v, **SMALL)
+    assert torch.equal(o, hsattn.attention(q.contiguous(), k.contiguous(), v.contiguous(), **SMALL))
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's thread count; puts it back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("far_field", [True, False])
+def test_bits_do_not_depend_on_the_thread_count(threads, far_field):
+    options = {**SMALL, "far_field": far_field}
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        q, k, v = problem(300, batch=2, heads=6, kv_heads=2, grad=True)
+        o = hsattn.attention(q, k, v, **options)
+        o.backward(torch.sin(o.detach()))
+        results.append((o, q.grad, k.grad, v.grad))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_thread_setting_is_obeyed(threads):
+    q, k, v = problem(700, heads=8, dim=64, dtype=torch.float64)
+
+    def share_of_other_threads():
+        hsattn.attention(q, k, v, pattern="full")
+        whole, own = time.process_time(), time.thread_time()
+        hsattn.attention(q, k, v, pattern="full")
+        own = time.thread_time() - own
+        return (time.process_time() - whole - own) / own
+
+    threads(2)
+    assert share_of_other_threads() > 0.3
+    threads(1)
+    time.sleep(0.1)  # idle workers of the pool stop spinning
+    assert share_of_other_threads() < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_computes_in_float32_and_gives_back_the_type_of_q(dtype):
+    half = [t.to(dtype) for t in problem(150)]
+    half[1] = half[1].float()  # layers under autocast may leave types mixed
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        o = hsattn.attention(*half, **SMALL)
+    assert o.dtype == dtype
+    assert torch.equal(o, hsattn.attention(*(t.float() for t in half), **SMALL).to(dtype))
+
+
+def test_a_model_under_autocast_trains():
+    torch.manual_seed(0)
+    project = torch.nn.Linear(32, 96)
+    x = torch.randn(1, 64, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q, k, v = project(x).view(1, 64, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        loss = hsattn.attention(q, k, v, **SMALL).float().square().mean()
+    loss.backward()
+    assert project.weight.grad.abs().max() > 0
+
+
+def test_module():
+    q, k, v = problem(100)
+    layer = hsattn.Attention(**SMALL)
+    assert torch.equal(layer(q, k, v), hsattn.attention(q, k, v, **SMALL))
+    assert "top_k=32" in repr(layer)
+    assert not list(layer.parameters())
+
+
+@pytest.mark.parametrize(("batch", "queries", "keys"), [(0, 10, 10), (2, 0, 10), (2, 5, 0)])
+def test_empty_sizes(batch, queries, keys):
+    q, k, v = problem(queries, keys, batch=batch, grad=True)
+    o = hsattn.attention(q, k, v, **SMALL)
+    assert o.shape == q.shape
+    assert (o == 0).all()
+    o.sum().backward()
+    assert k.grad.shape == k.shape

@@ -1,0 +1,127 @@
+"""What is refused, and in which words: who, what was found, what is right."""
+
+import pytest
+import torch
+from helpers import SMALL, problem
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import hsattn
+from hsattn._ops import ops
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dropout": 0.1}, NotImplementedError, "dropout was given; dropout on attention weights is not supported"),
+        ({"dropout_p": 0.1}, NotImplementedError, "dropout_p was given"),
+        ({"softcap": 30.0}, NotImplementedError, "softcap was given; soft-capping of scores is not supported"),
+        ({"attn_mask": torch.ones(40, 40)}, NotImplementedError, "attn_mask was given"),
+        ({"top_q": 3}, TypeError, "unexpected keyword argument 'top_q'"),
+        ({"pooling": "max"}, NotImplementedError, "pooling is 'max'; only 'mean' is supported"),
+        ({"pattern": "hss"}, RuntimeError, "pattern is 'hss'; it must be one of full, local, hsa"),
+        ({"levels": 7}, ValueError, "levels is 7; it must be 'auto' or from 1 to 6"),
+        ({"levels": "all"}, ValueError, "levels is 'all'"),
+        ({"window": 1.5}, TypeError, "window is 1.5; it must be an int"),
+        ({"top_k": True}, TypeError, "top_k is True; it must be an int"),
+        ({"beam": "4"}, TypeError, "beam is '4'; it must be an int, or None"),
+        ({"far_field": 1}, TypeError, "far_field is 1; it must be True or False"),
+        ({"block": 12}, RuntimeError, "block is 12; it must be a power of two from 1 to 64"),
+        ({"top_k": 0}, RuntimeError, "top_k is 0"),
+        ({"window": -1}, RuntimeError, "window is -1"),
+        ({"scale": float("nan")}, RuntimeError, "scale is nan; it must be finite"),
+    ],
+)
+def test_options(options, error, message):
+    with pytest.raises(error) as caught:
+        hsattn.attention(*problem(40), **options)
+    assert message in str(caught.value)
+
+
+def test_options_that_ask_for_nothing_pass():
+    q, k, v = problem(40)
+    o = hsattn.attention(q, k, v, dropout_p=0.0, softcap=None, attn_mask=None)
+    assert torch.equal(o, hsattn.attention(q, k, v))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        ("k", lambda t: t[..., :8], RuntimeError, "k has head dimension 8, q has 16; they must be equal"),
+        ("k", lambda t: t.double(), RuntimeError, "k is float64, q is float32; they must be equal"),
+        ("v", lambda t: t[:, :, :30], RuntimeError, "v has shape [2, 2, 30, 16], k has [2, 2, 40, 16]"),
+        ("k", lambda t: t[:1], RuntimeError, "k has batch 1, q has 2"),
+        ("q", lambda t: t[0], RuntimeError, "q has shape [2, 40, 16]; it must be [batch, heads, tokens, dim]"),
+        ("q", lambda t: t[:, [0, 1, 1]], RuntimeError, "q has 3 heads, k has 2"),
+        ("q", lambda t: t.bfloat16(), TypeError, "q has type torch.bfloat16; torch.float32 and torch.float64"),
+        ("v", lambda t: t.int(), TypeError, "v has type torch.int32"),
+    ],
+)
+def test_tensors(name, change, error, message):
+    tensors = dict(zip("qkv", problem(40, batch=2), strict=True))
+    tensors[name] = change(tensors[name])
+    with pytest.raises(error) as caught:
+        hsattn.attention(**tensors)
+    assert message in str(caught.value)
+
+
+def test_head_dimension():
+    with pytest.raises(RuntimeError, match="head dimension 4; it must be from 8 to 256"):
+        hsattn.attention(*problem(10, dim=4))
+
+
+def test_cuda_tensors():
+    with FakeTensorMode(allow_non_fake_inputs=True):  # a tensor that says cuda, on machines without it too
+        q, k, v = (torch.empty(1, 2, 40, 16, device="cuda:0") for _ in "qkv")
+        with pytest.raises(NotImplementedError, match="q is on cuda:0; only CPU tensors are supported"):
+            hsattn.attention(q, k, v)
+        with pytest.raises(NotImplementedError, match="only CPU tensors"):
+            hsattn.make_plan(q, k)
+
+
+def test_half_precision_at_the_op():
+    q, k, v = (t.bfloat16() for t in problem(40))
+    with pytest.raises(RuntimeError, match=r"q has type BFloat16; Float .* and Double .* are supported"):
+        ops.attention_forward(q, k, v, None, "full", True, list(hsattn.Budgets()), None, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pattern": "full"}, "pattern is 'full', the plan was made with 'hsa'; leave it out"),
+        ({"causal": False}, "causal is False, the plan was made with True"),
+        ({"top_k": 64}, "top_k is 64, the plan was made with 32"),
+    ],
+)
+def test_a_plan_and_other_options(options, message):
+    q, k, v = problem(60)
+    plan = hsattn.make_plan(q, k, **SMALL)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is checked below
+        hsattn.attention(q, k, v, plan=plan, **options)
+    assert message in str(caught.value)
+
+
+def test_a_plan_of_other_sizes():
+    q, k, v = problem(60)
+    plan = hsattn.make_plan(q[:, :, :50], k[:, :, :50], **SMALL)
+    with pytest.raises(ValueError, match="the plan is for batch, heads, kv_heads, queries, keys"):
+        hsattn.attention(q, k, v, plan=plan)
+
+
+@pytest.mark.parametrize("block", [-2, 7, 1000])
+def test_a_damaged_plan(block):
+    q, k, v = problem(60)
+    plan = hsattn.make_plan(q, k, **SMALL)
+    plan.kept[0, 0, 59, 0] = block
+    with pytest.raises(RuntimeError, match="plan: query 59 "):
+        hsattn.attention(q, k, v, plan=plan)
+    with pytest.raises(RuntimeError, match="plan: query 59 "):
+        plan.check()
+
+
+@pytest.mark.parametrize("change", [lambda p: p.long(), lambda p: p[..., :3], lambda p: p[:, :, :, None]])
+def test_lists_of_the_wrong_form_at_the_op(change):
+    q, k, v = problem(60)
+    options = ("hsa", True, list(hsattn.Budgets(**SMALL)), None)
+    plan = change(ops.make_plan(q, k, *options))
+    with pytest.raises(RuntimeError, match="attention_forward: the plan's lists have"):
+        ops.attention_forward(q, k, v, plan, *options, False)
