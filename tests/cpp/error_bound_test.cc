@@ -17,9 +17,11 @@ using testing::Solution;
 using testing::Tensors;
 using testing::uniform;
 
+// `rows` are added to one element; beyond 1024 of them the floor grows with their root, as rounding errors of float do.
 void expect_within_bound(const char* what, const testing::Tensor<float>& found, const testing::Tensor<float>& plain,
-                         const testing::Tensor<double>& exact) {
-  const double allowed = 2 * max_error(plain, exact) + 1e-5;
+                         const testing::Tensor<double>& exact, Index rows = 1) {
+  const double floor = 1e-5 * std::max(1.0, std::sqrt(static_cast<double>(rows) / 1024));
+  const double allowed = 2 * max_error(plain, exact) + floor;
   EXPECT_LE(max_error(found, exact), allowed) << what;
   EXPECT_TRUE(padding_is_untouched(found)) << what;
 }
@@ -33,8 +35,8 @@ void expect_as_exact_as_plain(const Problem& p, std::uint64_t seed) {
   const Solution<double> exact = solve(p, in_double(in), plan);
   expect_within_bound("o", found.o, plain.o, exact.o);
   expect_within_bound("dq", found.dq, plain.dq, exact.dq);
-  expect_within_bound("dk", found.dk, plain.dk, exact.dk);
-  expect_within_bound("dv", found.dv, plain.dv, exact.dv);
+  expect_within_bound("dk", found.dk, plain.dk, exact.dk, p.queries * p.group());
+  expect_within_bound("dv", found.dv, plain.dv, exact.dv, p.queries * p.group());
   for (std::size_t i = 0; i < exact.lse.size(); ++i) {
     if (exact.lse[i] == found.lse[i]) continue;  // -inf
     ASSERT_NEAR(found.lse[i], exact.lse[i], 2 * std::abs(plain.lse[i] - exact.lse[i]) + 1e-5) << "lse of row " << i;

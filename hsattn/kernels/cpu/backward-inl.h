@@ -24,7 +24,7 @@ HSATTN_INLINE void weight_gradients(float* scores, float* dp, const BackwardRows
     for (int c = 0; c < kVectors; ++c) {
       const Index at = r * kPanel + c * kLanes;
       const M m = lanes_of(bytes + c * kUnitsPerVector);
-      const F x = max_keep_nan(set1(-200.0F), sub(load(scores + at), lse));
+      const F x = min_keep_nan(zero(), max_keep_nan(set1(-200.0F), sub(load(scores + at), lse)));  // p is at most 1
       const F p = select(m, exp_minus<false>(x, zero()), zero());
       store(scores + at, p);
       store(dp + at, select(m, mul(p, sub(load(dp + at), delta)), zero()));

@@ -124,6 +124,13 @@ static void forward_far(const PackedHead& head, const std::vector<FarEntry>& ent
   }
 }
 
+// log of the softmax denominator, from the weight that the largest score has in it: exact also where m ln 2 would not be.
+HSATTN_INLINE float log_sum(float best, float sum) {
+  float lanes[kLanes];
+  store(lanes, exp_minus<true>(set1(best), set1(exponent_above(best))));
+  return best + __builtin_logf(sum / lanes[0]);
+}
+
 // Divides by the softmax denominator and writes o and lse; adding 0 turns -0 into 0.
 static void write_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, const Scratch& s) {
   const Index padded = job.packed->padded_dim;
@@ -131,13 +138,13 @@ static void write_tile(const HeadJob& job, Index first, Index count, const Forwa
     const Index query = first + row / job.group, head = row % job.group;
     const float sum = s.far_sum[row] + sum_of_half(half_load(s.sums.get() + row * kUnit));
     const bool sees_nothing = sum == 0.0F;
-    const float factor = sees_nothing ? 0.0F : 1.0F / sum;
+    const float divisor = sees_nothing ? 1.0F : sum;
     float* to = out.o + head * out.o_head_stride + query * out.o_stride;
     const float* from = s.o.get() + row * padded;
-    for (Index d = 0; d < job.packed->dim; ++d) to[d] = from[d] * factor + 0.0F;
+    for (Index d = 0; d < job.packed->dim; ++d) to[d] = from[d] / divisor + 0.0F;
     if (out.lse != nullptr) {
       out.lse[head * job.shape.queries + query] =
-          sees_nothing ? -__builtin_inff() : s.max[row] * kLn2 + __builtin_logf(sum);
+          sees_nothing ? -__builtin_inff() : log_sum(s.max[row], sum);
     }
   }
 }

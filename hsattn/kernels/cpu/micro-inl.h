@@ -134,13 +134,13 @@ HSATTN_INLINE H weights_of_row(float* row, const F* s, float m, H sum) {
   return sum;
 }
 
-// One step of the running softmax: scores [4, 64] become weights exp(score) 2^-m; m is the running maximum in the log2
-// domain, rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
+// One step of the running softmax: scores [4, 64] become weights exp(score) 2^-m; m is the running maximum `best` in the
+// log2 domain, rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
 //
 // Row sums stay apart for the 8 lanes of a unit (kFar false), or are one chain over the nodes (kFar true), so that
 // their bits do not depend on how entries fall into panels.
 template <bool kFar>
-HSATTN_INLINE void softmax_step(float* scores, float* m, float* sums, float* far_sum, float* rescale) {
+HSATTN_INLINE void softmax_step(float* scores, float* best, float* sums, float* far_sum, float* rescale) {
   for (int r = 0; r < kQuad; ++r) {
     float* row = scores + r * kPanel;
     F s[kVectors];
@@ -149,12 +149,12 @@ HSATTN_INLINE void softmax_step(float* scores, float* m, float* sums, float* far
       s[c] = load(row + c * kLanes);
       top = max_keep_nan(s[c], top);
     }
-    const float best = reduce_max(top);
-    const float old = m[r];
-    const float now = best > kMasked ? max_of(exponent_above(best), old) : old;
+    const float largest = reduce_max(top);
+    const float old = exponent_above(best[r]);
+    if (largest > max_of(best[r], kMasked)) best[r] = largest;
+    const float now = exponent_above(best[r]);
     const float used = now == -__builtin_inff() ? 0.0F : now;
     rescale[r] = now == old ? 1.0F : power_of_two(old - now);
-    m[r] = now;
     H sum = half_mul(half_load(sums + r * kUnit), rescale[r]);
     const bool huge = used > kHugeExponent || used < -kHugeExponent;
     sum = huge ? weights_of_row<true, kFar>(row, s, used, sum) : weights_of_row<false, kFar>(row, s, used, sum);
