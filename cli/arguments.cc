@@ -130,7 +130,8 @@ class Lister : public lm::OptionVisitor {
     const std::size_t distance = edit_distance(name, row.name);
     if (distance < best_distance) best_distance = distance, best = row.name;
   }
-  throw UsageError("unknown option --" + name + (best.empty() ? "; --help lists them" : "; did you mean --" + best + "?"));
+  throw UsageError("unknown option --" + name +
+                   (best.empty() ? "; --help lists them" : "; did you mean --" + best + "?"));
 }
 
 void set_options(const Arguments& arguments, lm::Options& options, const char* words) {
@@ -174,7 +175,8 @@ void parse_arguments(const Arguments& arguments, lm::Options& options, const cha
 }
 
 bool asks_for_help(const Arguments& arguments) {
-  return std::any_of(arguments.begin(), arguments.end(), [](const std::string& a) { return a == "--help" || a == "-h"; });
+  return std::any_of(arguments.begin(), arguments.end(),
+                     [](const std::string& a) { return a == "--help" || a == "-h"; });
 }
 
 void print_options(lm::Options& options, std::ostream& out) {

@@ -18,8 +18,8 @@ class UsageError : public std::runtime_error {
 
 using Arguments = std::vector<std::string>;
 
-/// Sets options from `--name value`, `--name=value`, `--flag` and `--no-flag`; - and _ are the same in names. Words that
-/// belong to no option go to the list option `words`, if it is named. Throws UsageError.
+/// Sets options from `--name value`, `--name=value`, `--flag` and `--no-flag`; - and _ are the same in names. Words
+/// that belong to no option go to the list option `words`, if it is named. Throws UsageError.
 void parse_arguments(const Arguments& arguments, lm::Options& options, const char* words = nullptr);
 
 bool asks_for_help(const Arguments& arguments);

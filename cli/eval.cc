@@ -32,7 +32,8 @@ void print_table(const lm::EvalOptions& o, const lm::EvalReport& r, std::ostream
   const lm::EvalResult& e = r.result;
   out << "model                           " << r.model_file << "\n"
       << "attention                       " << r.attention.attention << ", " << r.precision << "\n"
-      << "text                            " << e.windows << " windows of " << o.context << " bytes of " << r.data_file << "\n"
+      << "text                            " << e.windows << " windows of " << o.context << " bytes of " << r.data_file
+      << "\n"
       << "perplexity per byte             " << fixed(std::exp(e.loss), 4) << "\n"
       << "  last quarter of the context   " << fixed(std::exp(e.loss_last_quarter), 4) << "\n"
       << "forward pass of one window      " << fixed(e.forward_ms, 1) << " ms, " << fixed(100 * e.attention_share, 0)

@@ -15,7 +15,8 @@ int run(const Arguments& arguments, std::ostream& out) {
   if (options.out.empty()) throw UsageError("no --out; name the folder to write");
   const lm::PrepareResult result = lm::prepare(options);
   for (const std::string& path : result.skipped) std::cerr << "hsattn prepare: " << path << " is no text; skipped\n";
-  out << options.out << "/train.tokens    " << result.train_tokens << " tokens, " << result.train_documents << " documents\n"
+  out << options.out << "/train.tokens    " << result.train_tokens << " tokens, " << result.train_documents
+      << " documents\n"
       << options.out << "/heldout.tokens  " << result.held_out_tokens << " tokens, " << result.held_out_documents
       << " documents (split: " << result.split << ")\n";
   return kSuccess;

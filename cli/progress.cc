@@ -14,7 +14,7 @@ namespace {
 constexpr Index kBarWidth = 24;
 
 std::size_t terminal_columns() {
-  struct winsize size {};
+  struct winsize size{};
   return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 

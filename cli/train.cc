@@ -64,11 +64,11 @@ class Reporter : public lm::TrainObserver {
     const double loss = loss_ / count_, rate = count_ / seconds_;
     const double step_tokens = static_cast<double>(m.tokens) / static_cast<double>(m.step);
     const double left = static_cast<double>(steps_ - m.step) * step_tokens / rate;
-    const std::string text = concat("step ", m.step, "/", steps_, "  loss ", fixed(loss, 4), "  ppl ",
-                                    fixed(std::exp(loss), 3), "  ", short_number(rate), " tok/s  ",
-                                    fixed(m.peak_memory_mib, 0), " MiB  attention ", fixed(100 * m.attention_share, 0),
-                                    "%  attended ", fixed(m.attended_tokens, 0), "  lr ", sparse(m.learning_rate),
-                                    "  eta ", duration(left));
+    const std::string text =
+        concat("step ", m.step, "/", steps_, "  loss ", fixed(loss, 4), "  ppl ", fixed(std::exp(loss), 3), "  ",
+               short_number(rate), " tok/s  ", fixed(m.peak_memory_mib, 0), " MiB  attention ",
+               fixed(100 * m.attention_share, 0), "%  attended ", fixed(m.attended_tokens, 0), "  lr ",
+               sparse(m.learning_rate), "  eta ", duration(left));
     if (log) {
       progress_.line(text);
       count_ = loss_ = seconds_ = 0;
@@ -129,7 +129,8 @@ int run(const Arguments& arguments, std::ostream& out) {
   reporter.finish();
   if (result.end == lm::TrainEnd::kNotFinite) throw Error(result.report);
   if (result.end == lm::TrainEnd::kInterrupted) {
-    std::cerr << "hsattn train: interrupted and saved; go on with: hsattn train --run " << options.train.run << " --resume\n";
+    std::cerr << "hsattn train: interrupted and saved; go on with: hsattn train --run " << options.train.run
+              << " --resume\n";
     return kInterrupted;
   }
   print_result(options.train, result, options.json, out);

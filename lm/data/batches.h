@@ -11,8 +11,8 @@ namespace hsattn::lm {
 /// A pseudo-random permutation of [0, size): Feistel network with cycle walking, no memory.
 Index permuted(Index i, Index size, std::uint64_t key);
 
-/// Walks a file of `tokens` tokens in windows of `context` inputs and their targets (one token further). An epoch shifts
-/// all windows by a random offset and shuffles them, so that each epoch reads each token about once.
+/// Walks a file of `tokens` tokens in windows of `context` inputs and their targets (one token further). An epoch
+/// shifts all windows by a random offset and shuffles them, so that each epoch reads each token about once.
 class BatchOrder {
  public:
   /// Throws InvalidArgument if the file is shorter than one window and its target.

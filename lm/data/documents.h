@@ -14,7 +14,7 @@ struct Document {
 };
 
 struct Documents {
-  std::vector<Document> items;     ///< in order of paths, then lines
+  std::vector<Document> items;       ///< in order of paths, then lines
   std::vector<std::string> skipped;  ///< files in folders that hold a zero byte near their start: no text
 };
 

@@ -33,7 +33,7 @@ std::string hex64(std::uint64_t value) {
 }
 
 AtomicFile::AtomicFile(const std::string& path) : path_(path) {
-  struct stat info {};
+  struct stat info{};
   in_place_ = ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
   part_ = in_place_ ? path : path + ".part";
   const int flags = in_place_ ? O_WRONLY : O_WRONLY | O_CREAT | O_TRUNC;

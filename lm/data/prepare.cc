@@ -67,8 +67,12 @@ void check_prepare_options(const PrepareOptions& o) {
 
 void write_summary(const PrepareOptions& o, const PrepareResult& r) {
   const nlohmann::ordered_json summary = {
-      {"input", o.input},           {"held_out", o.held_out}, {"split", r.split},
-      {"fraction", o.fraction},     {"seed", o.seed},         {"token", "byte; 0 ends a document"},
+      {"input", o.input},
+      {"held_out", o.held_out},
+      {"split", r.split},
+      {"fraction", o.fraction},
+      {"seed", o.seed},
+      {"token", "byte; 0 ends a document"},
       {"train", {{"tokens", r.train_tokens}, {"documents", r.train_documents}, {"hash", r.train_hash}}},
       {"heldout", {{"tokens", r.held_out_tokens}, {"documents", r.held_out_documents}, {"hash", r.held_out_hash}}},
       {"skipped", r.skipped}};

@@ -22,7 +22,8 @@ struct PrepareOptions : Options {
     option("input", input, "files or folders: plain text, .gz, .jsonl; also without the option's name");
     option("held_out", held_out, "files or folders for evaluation only; then nothing else is held out");
     option("out", out, "folder to write: train.tokens, heldout.tokens, data.json");
-    option("split", split, "auto | document | tail: hold out whole documents, or the end of each (auto: from 20 documents)");
+    option("split", split,
+           "auto | document | tail: hold out whole documents, or the end of each (auto: from 20 documents)");
     option("fraction", fraction, "share of the bytes that is held out, 0 to 0.5");
     option("field", field, "name of the text in a .jsonl object");
     option("seed", seed, "decides which documents are held out");

@@ -28,7 +28,7 @@ struct Descriptor {
 
 TokenFile::TokenFile(const std::string& path, bool verify) : path_(path) {
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  struct stat info {};
+  struct stat info{};
   if (file.value < 0 || ::fstat(file.value, &info) != 0) {
     throw FileError(concat("cannot read ", path, ": ", std::strerror(errno)));
   }
@@ -63,13 +63,15 @@ void TokenFile::check_sizes(std::uint64_t bytes) const {
   const auto fail = [&](auto... parts) { throw FileError(concat(path_, ": ", parts...)); };
   if (std::memcmp(header_.magic, kMagic, sizeof kMagic) != 0) fail("not a token file; `hsattn prepare` writes them");
   if (header_.version != kVersion) fail("version ", header_.version, "; this program reads version ", kVersion);
-  if (header_.token_width != 1 && header_.token_width != 2) fail(header_.token_width, " bytes per token; 1 or 2 are right");
+  if (header_.token_width != 1 && header_.token_width != 2)
+    fail(header_.token_width, " bytes per token; 1 or 2 are right");
   const std::uint64_t rest = bytes - sizeof header_;
   // Compared by division, so that absurd counts cannot overflow.
   if (header_.documents >= rest / 8) fail("says ", header_.documents, " documents, but has only ", bytes, " bytes");
   const std::uint64_t token_bytes = rest - 8 * (header_.documents + 1);
   if (token_bytes % header_.token_width != 0 || header_.tokens != token_bytes / header_.token_width) {
-    fail("says ", header_.tokens, " tokens of ", header_.token_width, " bytes, but has ", token_bytes, " bytes of tokens");
+    fail("says ", header_.tokens, " tokens of ", header_.token_width, " bytes, but has ", token_bytes,
+         " bytes of tokens");
   }
 }
 
@@ -90,8 +92,8 @@ void TokenFile::check_hash() const {
 
 void TokenFile::copy(Index begin, std::span<std::int64_t> out) const {
   const Index count = static_cast<Index>(out.size());
-  check(begin >= 0 && begin <= tokens() - count, "TokenFile::copy: tokens [", begin, ", ", begin + count, ") of ", path_,
-        ", which has ", tokens());
+  check(begin >= 0 && begin <= tokens() - count, "TokenFile::copy: tokens [", begin, ", ", begin + count, ") of ",
+        path_, ", which has ", tokens());
   if (header_.token_width == 1) {
     for (Index i = 0; i < count; ++i) out[static_cast<std::size_t>(i)] = tokens_[begin + i];
   } else {

@@ -18,9 +18,9 @@ struct EvalResult {
   double loss_last_quarter = 0;  ///< positions with at least 3/4 of the context behind them
   double attended_tokens = 0;    ///< 0 if not measured
   double attention_share = 0;
-  double forward_ms = 0;         ///< median time of one window, batch 1
+  double forward_ms = 0;  ///< median time of one window, batch 1
   double tokens_per_s = 0;
-  bool interrupted = false;      ///< then the other numbers mean nothing
+  bool interrupted = false;  ///< then the other numbers mean nothing
 };
 
 /// Reads at most `limit` windows (0: all), evenly spread, one at a time.

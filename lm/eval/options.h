@@ -7,10 +7,11 @@
 
 namespace hsattn::lm {
 
+/// The name that stands for the attention that the model was trained with.
 constexpr const char* kAsTrained = "trained";
 
-/// The attention that `named` asks for: `trained` if its name is kAsTrained. Throws InvalidArgument if budgets are given
-/// without a name, or do not fit.
+/// The attention that `named` asks for: `trained` if its name is kAsTrained. Throws InvalidArgument if budgets are
+/// given without a name, or do not fit.
 AttentionOptions choose_attention(const AttentionOptions& named, const AttentionOptions& trained);
 
 struct EvalOptions : Options {
@@ -49,10 +50,10 @@ struct InspectOptions : Options {
   bool json = false;
   AttentionOptions attention;
 
-  InspectOptions() { attention.attention = "hsa"; }
+  InspectOptions() { attention.attention = kAsTrained; }
   void visit(OptionVisitor& option) override {
     option("model", model, "a run folder (its newest checkpoint), a checkpoint, or a .safetensors file");
-    option("text", text, "a text, .gz, .jsonl or token file");
+    option("text", text, "a text, .gz, .jsonl or token file; its first document is read");
     option("out", out, "HTML file to write");
     option("context", context, "tokens of the text to look at, from its start");
     option("positions", positions, "positions that are measured, evenly spread");

@@ -30,8 +30,8 @@ EvalReport run_evaluation(const EvalOptions& options, const std::atomic<bool>& i
   const TokenFile text(report.data_file);
   report.attention = choose_attention(options.attention, model->config().attention);
   model->set_attention(report.attention);
-  report.result = evaluate_model(*model, text, options.context, options.windows, report.precision == "bf16", interrupted,
-                                 progress);
+  report.result =
+      evaluate_model(*model, text, options.context, options.windows, report.precision == "bf16", interrupted, progress);
   report.peak_memory_mib = peak_memory_mib();
   return report;
 }

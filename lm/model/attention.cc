@@ -62,8 +62,7 @@ struct OurAttention : Function<OurAttention> {
     const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan);
     if (keep_plan) {
       const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
-      statistics->attended +=
-          average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block);
+      statistics->attended += average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block);
       ctx->save_for_backward({q, k, v, o, lse, kept});
       ctx->saved_data["options"] = c10::IValue(budgets_of(options.hsa));
       ctx->saved_data["pattern"] = name_of(options.pattern);

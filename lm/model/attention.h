@@ -10,8 +10,8 @@ namespace hsattn::lm {
 
 /// What attention cost since the last reset; one model, one thread.
 struct AttentionStatistics {
-  double seconds = 0;        ///< forward, backward and recomputation, from q, k, v to the output
-  double attended = 0;       ///< sum over calls of the tokens that a position attends on average; pooled nodes not counted
+  double seconds = 0;   ///< forward, backward and recomputation, from q, k, v to the output
+  double attended = 0;  ///< sum over calls of the tokens that a position attends on average; pooled nodes not counted
   Index calls = 0;
 
   double attended_per_call() const { return calls == 0 ? 0 : attended / static_cast<double>(calls); }
@@ -42,8 +42,8 @@ at::Tensor plan_of(const PlanOptions& options, const at::Tensor& q, const at::Te
 std::tuple<at::Tensor, at::Tensor, at::Tensor> op_forward(const PlanOptions& options, const at::Tensor& q,
                                                           const at::Tensor& k, const at::Tensor& v, bool keep_plan);
 std::tuple<at::Tensor, at::Tensor, at::Tensor> op_backward(const PlanOptions& options, const at::Tensor& dout,
-                                                           const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                           const at::Tensor& o, const at::Tensor& lse,
-                                                           const at::Tensor& kept);
+                                                           const at::Tensor& q, const at::Tensor& k,
+                                                           const at::Tensor& v, const at::Tensor& o,
+                                                           const at::Tensor& lse, const at::Tensor& kept);
 
 }  // namespace hsattn::lm

@@ -6,6 +6,10 @@ namespace hsattn::lm {
 
 void AttentionOptions::visit(OptionVisitor& option) {
   option("attention", attention, "hsa | full | local | sdpa | standard");
+  visit_budgets(option);
+}
+
+void AttentionOptions::visit_budgets(OptionVisitor& option) {
   option("preset", preset, "budgets of hsa to start from: training (no rescoring, far field) | any_model");
   option("window", hsa.window, "near tokens before each position");
   option("top_k", hsa.top_k, "selected tokens that are attended");
@@ -65,8 +69,8 @@ void check_model_config(const ModelConfig& c) {
   check(c.heads >= 1 && c.width % c.heads == 0, "heads is ", c.heads, "; a divisor of width, ", c.width, ", is right");
   check(c.head_dim() >= 8 && c.head_dim() <= 256 && c.head_dim() % 2 == 0, "width / heads is ", c.head_dim(),
         "; an even head dimension of 8 to 256 is right");
-  check(c.key_heads() >= 1 && c.heads % c.key_heads() == 0, "kv_heads is ", c.kv_heads, "; a divisor of heads, ", c.heads,
-        ", is right");
+  check(c.key_heads() >= 1 && c.heads % c.key_heads() == 0, "kv_heads is ", c.kv_heads, "; a divisor of heads, ",
+        c.heads, ", is right");
   check(c.hidden >= 0 && c.hidden <= 1 << 20, "hidden is ", c.hidden, "; 0 to 1048576 is right");
   check(c.vocabulary >= 2 && c.vocabulary <= 65536, "vocabulary is ", c.vocabulary, "; 2 to 65536 is right");
   check(c.rope_base > 1, "rope_base is ", c.rope_base, "; more than 1 is right");

@@ -18,6 +18,7 @@ struct AttentionOptions : Options {
   HsaOptions hsa = HsaOptions::training();
 
   void visit(OptionVisitor& option) override;
+  void visit_budgets(OptionVisitor& option);
   void apply_preset() override;
 
   /// True for the patterns that run on this library's kernels.

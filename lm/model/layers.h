@@ -22,7 +22,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight);
 /// [.., 2 h] -> [.., h]: silu(first half) * second half.
 at::Tensor swiglu(const at::Tensor& gate_up);
 
-/// Mean cross-entropy in nats of tied-output logits, computed in chunks of positions: no [T, vocabulary] tensor is kept.
+/// Mean cross-entropy in nats of tied-output logits, computed in chunks of positions: no [T, vocabulary] tensor is
+/// kept.
 ///   hidden [T, width], embedding [vocabulary, width], targets [T] int64 -> scalar
 at::Tensor chunked_cross_entropy(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& targets);
 

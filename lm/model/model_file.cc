@@ -28,7 +28,8 @@ std::unique_ptr<Transformer> load_model(const std::string& path) {
   const std::string file = model_file_of(path);
   const SafeTensors content = read_safetensors(file);
   const auto found = content.metadata.find(kConfigKey);
-  if (found == content.metadata.end()) throw FileError(concat(file, ": no ", kConfigKey, " in its metadata; not a model of hsattn"));
+  if (found == content.metadata.end())
+    throw FileError(concat(file, ": no ", kConfigKey, " in its metadata; not a model of hsattn"));
   const auto json = nlohmann::ordered_json::parse(found->second, nullptr, /*allow_exceptions=*/false);
   ModelConfig config;
   from_json(json, config, file);
@@ -47,7 +48,8 @@ std::string model_file_of(const std::string& path) {
     const std::string name = entry.path().string();
     if (fs::is_regular_file(name + "/model.safetensors")) newest = std::max(newest, name);
   }
-  if (newest.empty()) throw FileError(path + ": no model there; a .safetensors file, a checkpoint or a run folder is right");
+  if (newest.empty())
+    throw FileError(path + ": no model there; a .safetensors file, a checkpoint or a run folder is right");
   return newest + "/model.safetensors";
 }
 

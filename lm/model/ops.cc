@@ -18,8 +18,7 @@ c10::TypedOperatorHandle<Signature> find_op(const char* name) {
 }  // namespace
 
 std::vector<int64_t> budgets_of(const HsaOptions& o) {
-  return {o.window,    o.top_k, o.candidates,  o.block,     o.sinks,
-          o.top_nodes, o.beam,  o.dense_until, o.far_field, o.levels};
+  return {o.window, o.top_k, o.candidates, o.block, o.sinks, o.top_nodes, o.beam, o.dense_until, o.far_field, o.levels};
 }
 
 Three op_forward(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, bool keep_plan) {
@@ -40,7 +39,8 @@ Three op_backward(const PlanOptions& options, const Tensor& dout, const Tensor& 
 }
 
 Tensor plan_of(const PlanOptions& options, const Tensor& q, const Tensor& k) {
-  using Signature = Tensor(const Tensor&, const Tensor&, c10::string_view, bool, at::IntArrayRef, std::optional<double>);
+  using Signature =
+      Tensor(const Tensor&, const Tensor&, c10::string_view, bool, at::IntArrayRef, std::optional<double>);
   static const auto op = find_op<Signature>("hsattn::make_plan");
   return op.call(q, k, name_of(options.pattern), options.causal, budgets_of(options.hsa), std::nullopt);
 }

@@ -31,10 +31,12 @@ Entry read_entry(const ordered_json& json, std::size_t data_bytes) {
   entry.type = type == "F32" ? at::kFloat : at::kLong;
   entry.shape = json.at("shape").get<std::vector<int64_t>>();
   const auto offsets = json.at("data_offsets").get<std::vector<std::size_t>>();
-  if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_bytes) throw FileError("offsets outside the file");
+  if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_bytes)
+    throw FileError("offsets outside the file");
   std::size_t bytes = type == "F32" ? 4 : 8;
   for (const int64_t size : entry.shape) {
-    if (size < 0 || (size > 0 && bytes > data_bytes / static_cast<std::size_t>(size))) throw FileError("impossible shape");
+    if (size < 0 || (size > 0 && bytes > data_bytes / static_cast<std::size_t>(size)))
+      throw FileError("impossible shape");
     bytes *= static_cast<std::size_t>(size);
   }
   if (bytes != offsets[1] - offsets[0]) throw FileError("shape and offsets disagree");
@@ -65,7 +67,9 @@ void write_safetensors(const std::string& path, const SafeTensors& content) {
   std::size_t offset = 0;
   for (const auto& [name, tensor] : content.tensors) {
     const std::size_t end = offset + tensor.nbytes();
-    header[name] = {{"dtype", type_name(name, tensor.scalar_type())}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
+    header[name] = {{"dtype", type_name(name, tensor.scalar_type())},
+                    {"shape", tensor.sizes().vec()},
+                    {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();
@@ -84,7 +88,8 @@ void write_safetensors(const std::string& path, const SafeTensors& content) {
 SafeTensors read_safetensors(const std::string& path) {
   const std::string file = read_file(path);
   const std::size_t length = header_length(file);
-  const auto header = ordered_json::parse(std::string_view(file).substr(std::min<std::size_t>(8, file.size()), length), nullptr, false);
+  const auto header =
+      ordered_json::parse(std::string_view(file).substr(std::min<std::size_t>(8, file.size()), length), nullptr, false);
   if (length == 0 || !header.is_object()) throw FileError(path + ": not a safetensors file");
   SafeTensors content;
   for (const auto& [name, json] : header.items()) {

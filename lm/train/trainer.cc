@@ -156,8 +156,8 @@ bool Trainer::run_step() {
 
 std::string Trainer::report_not_finite(const std::vector<Index>& starts) {
   const bool bad_loss = !std::isfinite(metrics_.loss);
-  const std::string what = bad_loss ? concat("the loss is ", metrics_.loss)
-                                    : concat("the norm of the gradient is ", metrics_.gradient_norm);
+  const std::string what =
+      bad_loss ? concat("the loss is ", metrics_.loss) : concat("the norm of the gradient is ", metrics_.gradient_norm);
   const nlohmann::ordered_json report = {{"step", metrics_.step},
                                          {"what", what},
                                          {"loss", std::to_string(metrics_.loss)},
@@ -175,8 +175,8 @@ std::string Trainer::report_not_finite(const std::vector<Index>& starts) {
 
 void Trainer::evaluate(TrainResult& result) {
   if (held_out_.tokens() <= options_.context) return;
-  const EvalResult evaluation = evaluate_model(model_, held_out_, options_.context, options_.eval_windows,
-                                               precision_ == "bf16", interrupted_);
+  const EvalResult evaluation =
+      evaluate_model(model_, held_out_, options_.context, options_.eval_windows, precision_ == "bf16", interrupted_);
   if (evaluation.interrupted) return;
   folder_.add_metrics(to_line(step_, evaluation));
   observer_.on_evaluation(step_, evaluation);
@@ -259,7 +259,9 @@ TrainResult Trainer::run() {
     return result;
   }
   save_checkpoint();
-  result.end = interrupted_ ? TrainEnd::kInterrupted : step_ < options_.steps ? TrainEnd::kStopped : TrainEnd::kFinished;
+  result.end = interrupted_             ? TrainEnd::kInterrupted
+               : step_ < options_.steps ? TrainEnd::kStopped
+                                        : TrainEnd::kFinished;
   if (rates_.size() > 1) rates_.erase(rates_.begin());
   if (shares_.size() > 1) shares_.erase(shares_.begin());
   result.tokens_per_s = median(rates_);
@@ -272,7 +274,8 @@ TrainResult Trainer::run() {
 
 }  // namespace
 
-TrainResult train(const TrainOptions& options, bool resume, const std::atomic<bool>& interrupted, TrainObserver& observer) {
+TrainResult train(const TrainOptions& options, bool resume, const std::atomic<bool>& interrupted,
+                  TrainObserver& observer) {
   check_train_options(options);
   return Trainer(options, resume, interrupted, observer).run();
 }

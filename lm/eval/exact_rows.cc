@@ -1,0 +1,43 @@
+#include "lm/eval/exact_rows.h"
+
+#include <cmath>
+
+namespace hsattn::lm {
+
+ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Span>& spans) {
+  ExactRow row;
+  std::vector<int64_t> tokens, entry_of_token;  // each attended token and the entry that it is or is pooled into
+  std::vector<double> counts;                   // tokens behind each entry
+  for (const Span& span : spans) {
+    row.first.push_back(static_cast<Index>(counts.size()));
+    const bool pooled = span.kind == Span::Kind::kFar;
+    if (pooled) counts.push_back(static_cast<double>(span.size()));
+    for (Index token = span.begin; token < span.end; ++token) {
+      if (!pooled) counts.push_back(1);
+      tokens.push_back(token);
+      entry_of_token.push_back(static_cast<int64_t>(counts.size()) - 1);
+    }
+  }
+  if (tokens.empty()) {
+    row.output = at::zeros_like(q);
+    return row;
+  }
+  const auto entries = static_cast<int64_t>(counts.size());
+  const at::Tensor index = at::tensor(tokens), entry = at::tensor(entry_of_token),
+                   count = at::tensor(counts, at::kDouble);
+  const auto pool = [&](const at::Tensor& x) {
+    return at::zeros({entries, x.size(1)}, x.options()).index_add(0, entry, x.index_select(0, index)) /
+           count.unsqueeze(1);
+  };
+  const double scale = 1 / std::sqrt(static_cast<double>(q.size(0)));
+  row.probabilities = at::softmax(scale * at::mv(pool(k), q) + count.log(), 0);
+  row.output = at::mv(pool(v).t(), row.probabilities);
+  return row;
+}
+
+PlanView plan_view(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& kept) {
+  const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
+  return {shape, kept.numel() == 0 ? nullptr : kept.const_data_ptr<int32_t>()};
+}
+
+}  // namespace hsattn::lm
