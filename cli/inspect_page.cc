@@ -30,6 +30,7 @@ th, td { text-align: right; padding: .15rem .7rem; border-bottom: 1px solid var(
 svg { width: 100%; min-width: 30rem; height: auto; }
 svg text { fill: var(--faint); font: 10px system-ui, sans-serif; }
 .near { fill: var(--near); } .block { fill: var(--block); } .far { fill: var(--far); }
+.legend { white-space: nowrap; }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .9em; }
 </style></head><body>
 )";
@@ -121,11 +122,12 @@ std::string inspect_page(const lm::InspectReport& r) {
       << " tokens, attention <b>" << escaped(r.attention.attention) << "</b></p>\n";
   out << "<h2>Layer " << r.drawn_layer << ", head " << r.drawn_head
       << "</h2>\n<p class=\"faint\">Each row is a position, each column a token."
-      << "<span class=\"key\" style=\"background:var(--near)\"></span>near tokens"
-      << "<span class=\"key\" style=\"background:var(--block)\"></span>selected blocks of " << r.block
-      << ", stronger where they weigh more"
-      << "<span class=\"key\" style=\"background:var(--far)\"></span>pooled nodes, paler the more tokens they stand "
-         "for</p>\n";
+      << "<span class=\"legend\"><span class=\"key\" style=\"background:var(--near)\"></span>near tokens</span> "
+      << "<span class=\"legend\"><span class=\"key\" style=\"background:var(--block)\"></span>selected blocks of "
+      << r.block << ", stronger where they weigh more</span> "
+      << "<span class=\"legend\"><span class=\"key\" style=\"background:var(--far)\"></span>pooled nodes, paler the "
+         "more tokens they stand "
+         "for</span></p>\n";
   draw_rows(r, out);
   out << "<h2>Every head</h2>\n<p class=\"faint\">Averages over " << r.rows.size()
       << " positions. Mass held: the share of full attention's "
