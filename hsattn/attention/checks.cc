@@ -26,8 +26,8 @@ void check_sizes(const char* who, const char* name, const ConstView& v) {
   check(v.batch_stride >= 0 && v.head_stride >= 0 && v.token_stride >= 0, who, ": ", name, " has strides ",
         v.batch_stride, ", ", v.head_stride, ", ", v.token_stride, "; none may be negative");
   double elements = 1, extent = 0;
-  for (const auto& [size, stride] : {std::pair{v.batch, v.batch_stride}, {v.heads, v.head_stride},
-                                     {v.tokens, v.token_stride}, {v.dim, Index{1}}}) {
+  for (const auto& [size, stride] :
+       {std::pair{v.batch, v.batch_stride}, {v.heads, v.head_stride}, {v.tokens, v.token_stride}, {v.dim, Index{1}}}) {
     elements *= static_cast<double>(size);
     extent += static_cast<double>(size) * static_cast<double>(stride);
   }
@@ -54,8 +54,8 @@ struct Bytes {
 Bytes bytes_of(const char* name, const ConstView& v) {
   const auto begin = reinterpret_cast<std::uintptr_t>(v.data);
   if (v.elements() == 0) return {name, begin, begin};
-  const Index last = (v.batch - 1) * v.batch_stride + (v.heads - 1) * v.head_stride + (v.tokens - 1) * v.token_stride +
-                     v.dim;
+  const Index last =
+      (v.batch - 1) * v.batch_stride + (v.heads - 1) * v.head_stride + (v.tokens - 1) * v.token_stride + v.dim;
   return {name, begin, begin + static_cast<std::uintptr_t>(last * size_of(v.dtype))};
 }
 
@@ -139,9 +139,9 @@ void check_gradients(const char* who, const AttentionInputs& in, const Attention
   const Bytes bq = bytes_of("dq", dq), bk = bytes_of("dk", dk), bv = bytes_of("dv", dv);
   for (const auto& [bytes, view] : {std::pair{bq, dq}, {bk, dk}, {bv, dv}}) {
     check_not_folded(who, bytes.name, view);
-    check_apart(who, bytes, {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v),
-                             bytes_of("dout", saved.dout), bytes_of("o", saved.o),
-                             bytes_of_lse("lse", saved.lse, in.q)});
+    check_apart(who, bytes,
+                {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v), bytes_of("dout", saved.dout),
+                 bytes_of("o", saved.o), bytes_of_lse("lse", saved.lse, in.q)});
   }
   check_apart(who, bq, {bk, bv});
   check_apart(who, bk, {bv});

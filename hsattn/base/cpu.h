@@ -15,7 +15,8 @@ const char* name_of(Isa isa);
 const std::vector<Isa>& available_isas();
 
 /// The build that kernels use: the best available one, or the one named by the environment variable HSATTN_ISA
-/// (portable | avx2 | avx512), read once. Throws InvalidArgument for an unknown name, Unsupported if this processor lacks it.
+/// (portable | avx2 | avx512), read once. Throws InvalidArgument for an unknown name, Unsupported if this processor
+/// lacks it.
 Isa selected_isa();
 
 /// The processor's own name, such as "AMD EPYC ...", and the vector extensions that matter here; for reports.

@@ -18,16 +18,16 @@ enum class Pooling { kMean };
 
 /// Budgets of hierarchical sparse attention, in tokens unless said otherwise.
 struct HsaOptions {
-  Index window = 128;       ///< near tokens before each position, always attended (bidirectional: on both sides)
-  Index top_k = 512;        ///< selected tokens that are attended, rounded up to blocks
-  Index candidates = 4096;  ///< tokens that the descent returns for exact rescoring; <= top_k: no rescoring
-  Index block = 8;          ///< tokens per block, a power of two up to 64
-  Index sinks = 8;          ///< first tokens, always attended, rounded up to blocks; besides top_k
-  Index top_nodes = 1024;   ///< the search starts at the finest level on which at most so many nodes cover the past
-  Index beam = 0;           ///< nodes refined per level; 0: candidates / block (or top_k / block if that is more)
-  Index dense_until = 1024; ///< a position whose past is at most this long attends all of it
-  bool far_field = false;   ///< attend pooled nodes for all that was not kept
-  Index levels = 0;         ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
+  Index window = 128;        ///< near tokens before each position, always attended (bidirectional: on both sides)
+  Index top_k = 512;         ///< selected tokens that are attended, rounded up to blocks
+  Index candidates = 4096;   ///< tokens that the descent returns for exact rescoring; <= top_k: no rescoring
+  Index block = 8;           ///< tokens per block, a power of two up to 64
+  Index sinks = 8;           ///< first tokens, always attended, rounded up to blocks; besides top_k
+  Index top_nodes = 1024;    ///< the search starts at the finest level on which at most so many nodes cover the past
+  Index beam = 0;            ///< nodes refined per level; 0: candidates / block (or top_k / block if that is more)
+  Index dense_until = 1024;  ///< a position whose past is at most this long attends all of it
+  bool far_field = false;    ///< attend pooled nodes for all that was not kept
+  Index levels = 0;          ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
   Pooling pooling = Pooling::kMean;
 
   /// The defaults: work on any model without training.

@@ -26,8 +26,8 @@ Index past_tokens(const PlanShape& s, Index position) {
   return near.begin + (s.causal ? 0 : s.keys - near.end);
 }
 
-// Cuts blocks [begin, end) into maximal nodes. `open_end`: blocks past the sequence count as free, so that the last node
-// may be ragged.
+// Cuts blocks [begin, end) into maximal nodes. `open_end`: blocks past the sequence count as free, so that the last
+// node may be ragged.
 void cut_gap(const PlanShape& s, Index begin, Index end, bool open_end, std::vector<FarNode>& out) {
   while (begin < end) {
     Index level = begin == 0 ? s.far_levels : std::min<Index>(s.far_levels, std::countr_zero(std::uint64_t(begin)));
@@ -79,9 +79,7 @@ void check_list(const PlanShape& s, Index query, const std::int32_t* list) {
 
 }  // namespace
 
-bool PlanShape::dense(Index position) const {
-  return dense_until > 0 && past_tokens(*this, position) <= dense_until;
-}
+bool PlanShape::dense(Index position) const { return dense_until > 0 && past_tokens(*this, position) <= dense_until; }
 
 Range PlanShape::near(Index position) const {
   if (!dense(position)) return near_window(*this, position);
@@ -121,7 +119,11 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
   check(batch >= 0 && kv_heads >= 0 && queries >= 0 && keys >= 0, "plan: sizes are batch ", batch, ", kv_heads ",
         kv_heads, ", queries ", queries, ", keys ", keys, "; none may be negative");
   const HsaOptions& o = options.hsa;
-  PlanShape s{.batch = batch, .kv_heads = kv_heads, .queries = queries, .keys = keys, .block = o.block,
+  PlanShape s{.batch = batch,
+              .kv_heads = kv_heads,
+              .queries = queries,
+              .keys = keys,
+              .block = o.block,
               .causal = options.causal};
   if (o.levels > 0) s.block = std::min<Index>(o.block, Index{1} << o.levels);
   check(s.blocks() <= INT32_MAX, "plan: ", keys, " keys in blocks of ", s.block, " are ", s.blocks(),
@@ -161,9 +163,9 @@ std::string describe(const PlanView& plan) {
   text << "plan: batch " << s.batch << ", kv_heads " << s.kv_heads << ", queries " << s.queries << ", keys " << s.keys
        << (s.causal ? ", causal" : ", bidirectional") << "\n  block " << s.block << ", window " << s.window
        << ", sinks " << s.sinks * s.block << ", kept " << s.kept * s.block << ", dense until " << s.dense_until
-       << ", far field " << (s.far_field ? "on" : "off") << "\n  attended tokens: "
-       << (lists == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(lists)) << " on average, " << most
-       << " at most\n";
+       << ", far field " << (s.far_field ? "on" : "off")
+       << "\n  attended tokens: " << (lists == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(lists))
+       << " on average, " << most << " at most\n";
   return text.str();
 }
 

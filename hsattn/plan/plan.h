@@ -33,7 +33,7 @@ struct PlanShape {
   Index sinks = 0;        ///< first blocks that are always attended, as a count of blocks
   Index kept = 0;         ///< blocks that the search keeps for each position
   bool far_field = false;
-  Index far_levels = 0;   ///< tallest far node: 2^far_levels blocks
+  Index far_levels = 0;  ///< tallest far node: 2^far_levels blocks
 
   /// Length of each list: sinks + kept, or 0 if the pattern selects nothing.
   Index slots() const { return kept == 0 ? 0 : sinks + kept; }
@@ -82,13 +82,14 @@ struct FarNode {
 
 /// The coarsest nodes of the past that hold no block of `kept`, in ascending order of tokens: the far field of a
 /// position. It follows from the list alone.
-void far_field_of(const PlanShape& shape, Index position, std::span<const std::int32_t> kept, std::vector<FarNode>& out);
+void far_field_of(const PlanShape& shape, Index position, std::span<const std::int32_t> kept,
+                  std::vector<FarNode>& out);
 
 /// The rules for a call: checks options and sizes (InvalidArgument), rounds budgets to blocks.
 PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, Index queries, Index keys);
 
-/// Throws InvalidArgument unless the plan's lists fit its shape: right size, ids in range, ascending, padded at the end,
-/// only blocks of the position's past.
+/// Throws InvalidArgument unless the plan's lists fit its shape: right size, ids in range, ascending, padded at the
+/// end, only blocks of the position's past.
 void check_plan(const PlanView& plan);
 
 /// The invariant of a plan: no token is seen twice by a position, and with the far field on, each token that causality

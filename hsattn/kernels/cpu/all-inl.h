@@ -12,8 +12,7 @@ extern const Kernels kKernels;
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
 static void select_queries(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
-  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale, job.packed->padded_dim,
-                 s.q.get());
+  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale, job.packed->padded_dim, s.q.get());
   select_tile(job, first, count, lists, s);
 }
 

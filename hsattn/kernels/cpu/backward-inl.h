@@ -1,7 +1,7 @@
-// Backward: the same walk as forward; weights are recomputed from lse. Per panel of a quad: weights p and their gradients
-// ds = p (dp - delta), then dq += ds k. Keys are served after that, unit by unit: dk += ds q and dv += p dout of all
-// quads that saw the unit, in the order of their rows. So a key's gradient does not depend on what else is in a panel,
-// and its sums are fetched once for a tile and not once for a quad.
+// Backward: the same walk as forward; weights are recomputed from lse. Per panel of a quad: weights p and their
+// gradients ds = p (dp - delta), then dq += ds k. Keys are served after that, unit by unit: dk += ds q and dv += p dout
+// of all quads that saw the unit, in the order of their rows. So a key's gradient does not depend on what else is in a
+// panel, and its sums are fetched once for a tile and not once for a quad.
 #pragma once
 
 #include "hsattn/kernels/cpu/forward-inl.h"
@@ -9,7 +9,7 @@
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
 struct BackwardRows {
-  const float* q;      // [4, padded dim] each; q times scale
+  const float* q;  // [4, padded dim] each; q times scale
   const float* dout;
   float* dq;
   const float* lse;    // [4]
@@ -81,8 +81,8 @@ struct WaitingPanel {
   Index units[kPanelUnits];
   std::uint64_t seen[kQuad];
   BackwardRows rows;
-  int at, count;       // next unit to serve
-  bool careful_rows;   // the quad has a query or gradient that is not finite
+  int at, count;      // next unit to serve
+  bool careful_rows;  // the quad has a query or gradient that is not finite
   bool careful;
 };
 
@@ -174,8 +174,8 @@ static void backward_far(const PackedHead& head, const BackwardJob& out, const s
   }
 }
 
-// delta = dout . o, one chain over dim as dout . v is, so that a row whose one key takes all has a gradient of exactly 0.
-// Rows that see nothing get lse 0: all their weights are masked.
+// delta = dout . o, one chain over dim as dout . v is, so that a row whose one key takes all has a gradient of exactly
+// 0. Rows that see nothing get lse 0: all their weights are masked.
 static void load_row_statistics(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; ++row) {

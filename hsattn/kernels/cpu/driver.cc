@@ -194,8 +194,8 @@ struct GradientSums {
     dv_nodes = allocate_buffer<float>(nodes, what);
   }
   void clear() {
-    for (const auto& [sums, count] : {std::pair{dk.get(), tokens}, {dv.get(), tokens}, {dk_nodes.get(), nodes},
-                                      {dv_nodes.get(), nodes}}) {
+    for (const auto& [sums, count] :
+         {std::pair{dk.get(), tokens}, {dv.get(), tokens}, {dk_nodes.get(), nodes}, {dv_nodes.get(), nodes}}) {
       std::memset(sums, 0, static_cast<std::size_t>(count) * sizeof(float));
     }
   }

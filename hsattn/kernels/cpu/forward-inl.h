@@ -1,5 +1,5 @@
-// Forward: each quad of a tile walks its entries with a running softmax; quads that wait for the lowest unit go first, so
-// that they find each other's keys in the cache.
+// Forward: each quad of a tile walks its entries with a running softmax; quads that wait for the lowest unit go first,
+// so that they find each other's keys in the cache.
 #pragma once
 
 #include "hsattn/kernels/cpu/kernels.h"
@@ -124,7 +124,8 @@ static void forward_far(const PackedHead& head, const std::vector<FarEntry>& ent
   }
 }
 
-// log of the softmax denominator, from the weight that the largest score has in it: exact also where m ln 2 would not be.
+// log of the softmax denominator, from the weight that the largest score has in it: exact also where m ln 2 would not
+// be.
 HSATTN_INLINE float log_sum(float best, float sum) {
   float lanes[kLanes];
   store(lanes, exp_minus<true>(set1(best), set1(exponent_above(best))));
@@ -143,8 +144,7 @@ static void write_tile(const HeadJob& job, Index first, Index count, const Forwa
     const float* from = s.o.get() + row * padded;
     for (Index d = 0; d < job.packed->dim; ++d) to[d] = from[d] / divisor + 0.0F;
     if (out.lse != nullptr) {
-      out.lse[head * job.shape.queries + query] =
-          sees_nothing ? -__builtin_inff() : log_sum(s.max[row], sum);
+      out.lse[head * job.shape.queries + query] = sees_nothing ? -__builtin_inff() : log_sum(s.max[row], sum);
     }
   }
 }

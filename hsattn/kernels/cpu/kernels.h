@@ -22,9 +22,9 @@ struct HeadJob {
   PlanShape shape;
   SearchBudgets search;
   const PackedHead* packed = nullptr;
-  Index group = 1;                    // query heads of this key/value head
+  Index group = 1;  // query heads of this key/value head
   float scale = 1;
-  Rows<const float> q;                // head 0 of the group; the others follow at head_stride
+  Rows<const float> q;  // head 0 of the group; the others follow at head_stride
   Index q_head_stride = 0;
   const std::int32_t* lists = nullptr;  // [queries, slots] of this head, if the plan is given
   std::int32_t* keep = nullptr;         // where chosen lists go, if wanted
@@ -39,34 +39,34 @@ struct ForwardOutputs {
 struct BackwardJob {
   Rows<const float> o, dout;  // head 0 of the group
   Index o_head_stride = 0, dout_head_stride = 0;
-  const float* lse = nullptr;                        // [group, queries]
+  const float* lse = nullptr;  // [group, queries]
   float* dq = nullptr;
   Index dq_stride = 0, dq_head_stride = 0;
-  float* dk = nullptr;                               // [units, 8, padded dim]: sums of ds (scale q)
-  float* dv = nullptr;                               // [units, 8, padded dim]
-  float* dk_nodes = nullptr;                         // [pyramid rows, padded dim]; far field only
+  float* dk = nullptr;        // [units, 8, padded dim]: sums of ds (scale q)
+  float* dv = nullptr;        // [units, 8, padded dim]
+  float* dk_nodes = nullptr;  // [pyramid rows, padded dim]; far field only
   float* dv_nodes = nullptr;
 };
 
 // Memory of one task, reused from tile to tile.
 struct Scratch {
-  Index rows = 0;       // of a tile, a multiple of 4
-  Index capacity = 0;   // nodes or tokens that a cell may score at once
-  Buffer<float> q, o, dout, dq;          // [rows, padded dim]
-  Buffer<float> max, far_sum, lse, delta;  // [rows]
-  Buffer<float> sums;                    // [rows, 8]
-  Buffer<float> scores;                  // [4 group, capacity]
-  Buffer<float> mass;                    // [4, capacity]
-  Buffer<float> work, spare;             // [capacity]
-  Buffer<float> unit_mass;               // [capacity / 8]
-  Buffer<std::int32_t> ids, next_ids;    // [capacity]
-  Buffer<std::uint8_t> may, next_may, chosen;  // [capacity]
-  Buffer<std::int32_t> lists;            // [kTile, slots]
-  Buffer<Entry> cell_entries;            // [capacity / 8]: candidates of a cell; a byte for each position
-  std::vector<std::vector<Entry>> entries;        // [quads]
+  Index rows = 0;                                  // of a tile, a multiple of 4
+  Index capacity = 0;                              // nodes or tokens that a cell may score at once
+  Buffer<float> q, o, dout, dq;                    // [rows, padded dim]
+  Buffer<float> max, far_sum, lse, delta;          // [rows]
+  Buffer<float> sums;                              // [rows, 8]
+  Buffer<float> scores;                            // [4 group, capacity]
+  Buffer<float> mass;                              // [4, capacity]
+  Buffer<float> work, spare;                       // [capacity]
+  Buffer<float> unit_mass;                         // [capacity / 8]
+  Buffer<std::int32_t> ids, next_ids;              // [capacity]
+  Buffer<std::uint8_t> may, next_may, chosen;      // [capacity]
+  Buffer<std::int32_t> lists;                      // [kTile, slots]
+  Buffer<Entry> cell_entries;                      // [capacity / 8]: candidates of a cell; a byte for each position
+  std::vector<std::vector<Entry>> entries;         // [quads]
   std::vector<std::vector<FarEntry>> far_entries;  // [quads]
-  std::vector<FarNode> nodes;
-  std::vector<float> hints;              // thresholds of the position before, one for each stage of the search
+  FarScratch far_scratch;
+  std::vector<float> hints;  // thresholds of the position before, one for each stage of the search
 
   Scratch(const HeadJob& job, bool backward);
 };
@@ -92,8 +92,8 @@ extern const Kernels kKernels;
 
 // Shared by all instruction sets; defined in tile.cc without vector flags.
 //
-// Copies the queries of a tile into scratch.q, row = (query - first) * group + head, times `factor`; rows up to the next
-// multiple of 4 are zero.
+// Copies the queries of a tile into scratch.q, row = (query - first) * group + head, times `factor`; rows up to the
+// next multiple of 4 are zero.
 void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, Index first, Index count, float factor,
                     Index padded_dim, float* rows);
 // Entries of each quad of the tile, from the lists [count, slots].

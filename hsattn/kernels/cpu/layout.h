@@ -12,13 +12,13 @@
 
 namespace hsattn::cpu {
 
-constexpr Index kUnit = 8;          // tokens of a unit: one AVX2 vector, half an AVX-512 vector
-constexpr Index kQuad = 4;          // rows that a micro-kernel works on at once
-constexpr Index kPanelUnits = 8;    // units of one panel
+constexpr Index kUnit = 8;                     // tokens of a unit: one AVX2 vector, half an AVX-512 vector
+constexpr Index kQuad = 4;                     // rows that a micro-kernel works on at once
+constexpr Index kPanelUnits = 8;               // units of one panel
 constexpr Index kPanel = kUnit * kPanelUnits;  // keys of one panel
-constexpr Index kTile = 16;         // positions whose quads walk their lists side by side
-constexpr Index kMostQuadsPerPosition = 2;  // quads side by side in a tile: more only spread over the cache
-constexpr Index kDimAlign = 16;     // rows are padded to this many floats
+constexpr Index kTile = 16;                    // positions whose quads walk their lists side by side
+constexpr Index kMostQuadsPerPosition = 2;     // quads side by side in a tile: more only spread over the cache
+constexpr Index kDimAlign = 16;                // rows are padded to this many floats
 constexpr float kLog2e = 1.44269504088896340736F;
 constexpr float kLn2 = 0.69314718055994530942F;
 constexpr float kMasked = -3.0e38F;  // score of a token that is not seen; finite, so that no NaN arises from it
@@ -31,10 +31,10 @@ struct Entry {
 
 // A pooled node and the rows that see it (byte r is 0x00 or 0xff), for the far field.
 struct FarEntry {
-  std::int32_t row;      // of the pyramid's storage, see PackedPyramid
-  float bias;            // log(tokens)
+  std::int32_t row;  // of the pyramid's storage, see PackedPyramid
+  float bias;        // log(tokens)
   std::uint32_t rows;
-  std::int64_t order;    // first block, then level: the one order in which every row meets its nodes
+  std::int64_t order;  // first block, then level: the one order in which every row meets its nodes
 };
 
 // Levels of pooled keys (and values): nodes of all levels one after another, coarser levels later.
@@ -43,9 +43,9 @@ struct PackedPyramid {
   int levels = 0;
   Index first[kMaxLevels + 1] = {};  // [levels + 1]: level l owns rows [first[l], first[l + 1])
   Index first_panel[kMaxLevels + 1] = {};
-  Buffer<float> keys;         // [rows, padded dim]
-  Buffer<float> values;       // [rows, padded dim]; only with the far field
-  Buffer<float> key_panels;   // [panels, dim, 8]: the keys again, transposed, for scoring a whole level
+  Buffer<float> keys;        // [rows, padded dim]
+  Buffer<float> values;      // [rows, padded dim]; only with the far field
+  Buffer<float> key_panels;  // [panels, dim, 8]: the keys again, transposed, for scoring a whole level
   Index rows() const { return first[levels]; }
   Index panels() const { return first_panel[levels]; }
 };
@@ -53,11 +53,11 @@ struct PackedPyramid {
 // One key/value head, packed. Tokens past the end are zeros that no row sees.
 struct PackedHead {
   Index keys = 0, dim = 0, padded_dim = 0, units = 0;
-  Buffer<float> keys_t;              // [units, dim, 8]
-  Buffer<float> values;              // [units, 8, padded dim]
-  Buffer<float> values_t;            // [units, dim, 8]; backward only
-  Buffer<float> key_rows;            // [units, 8, padded dim]; backward only
-  Buffer<std::uint8_t> not_finite;   // [units]: bit 0 a key, bit 1 a value is NaN or Inf
+  Buffer<float> keys_t;             // [units, dim, 8]
+  Buffer<float> values;             // [units, 8, padded dim]
+  Buffer<float> values_t;           // [units, dim, 8]; backward only
+  Buffer<float> key_rows;           // [units, 8, padded dim]; backward only
+  Buffer<std::uint8_t> not_finite;  // [units]: bit 0 a key, bit 1 a value is NaN or Inf
   bool any_not_finite = false;
   PackedPyramid pyramid;
 };

@@ -106,6 +106,30 @@ void sort_units(std::vector<Entry>& entries) {
   entries.resize(count);
 }
 
+// Two ascending runs become one; a node that both hold stays once, with the rows of both.
+void merge_far(std::span<const FarEntry> a, std::span<const FarEntry> b, std::vector<FarEntry>& out) {
+  out.clear();
+  std::size_t i = 0, j = 0;
+  while (i < a.size() && j < b.size()) {
+    if (a[i].order < b[j].order) {
+      out.push_back(a[i++]);
+    } else if (b[j].order < a[i].order) {
+      out.push_back(b[j++]);
+    } else {
+      out.push_back(a[i++]);
+      out.back().rows |= b[j++].rows;
+    }
+  }
+  out.insert(out.end(), a.begin() + static_cast<std::ptrdiff_t>(i), a.end());
+  out.insert(out.end(), b.begin() + static_cast<std::ptrdiff_t>(j), b.end());
+}
+
+// log(tokens); complete nodes hold a power of two.
+float log_tokens(const PlanShape& s, const FarNode& node) {
+  if (node.tokens == s.block << node.level) return static_cast<float>(node.level + log2_exact(s.block)) * kLn2;
+  return std::log(static_cast<float>(node.tokens));
+}
+
 }  // namespace
 
 void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::vector<Entry>& entries) {
@@ -114,9 +138,9 @@ void build_entries(const PlanShape& shape, std::span<const QuadPosition> positio
   for (std::size_t i = 0; i < positions.size(); ++i) {
     const auto list = positions[i].list;
     const Index left_end = shape.left(positions[i].position).end;
-    const auto cut = shape.causal ? list.size()
-                                  : static_cast<std::size_t>(
-                                        std::lower_bound(list.begin(), list.end(), left_end) - list.begin());
+    const auto cut =
+        shape.causal ? list.size()
+                     : static_cast<std::size_t>(std::lower_bound(list.begin(), list.end(), left_end) - list.begin());
     before[i] = list.first(cut);
     after[i] = list.subspan(cut);
   }
@@ -127,28 +151,17 @@ void build_entries(const PlanShape& shape, std::span<const QuadPosition> positio
 }
 
 void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
-                       std::vector<FarNode>& nodes, std::vector<FarEntry>& entries) {
+                       FarScratch& scratch, std::vector<FarEntry>& entries) {
   entries.clear();
   for (const QuadPosition& p : positions) {
-    far_field_of(shape, p.position, p.list, nodes);
-    const auto old_end = static_cast<std::ptrdiff_t>(entries.size());
-    for (const FarNode& node : nodes) {
+    far_field_of(shape, p.position, p.list, scratch.nodes);
+    scratch.own.clear();
+    for (const FarNode& node : scratch.nodes) {
       const auto row = static_cast<std::int32_t>(pyramid.first[node.level] + node.index);
-      const auto bias = static_cast<float>(std::log(static_cast<double>(node.tokens)));
-      entries.push_back({row, bias, p.rows, ((node.index << node.level) << 6) + node.level});
+      scratch.own.push_back({row, log_tokens(shape, node), p.rows, ((node.index << node.level) << 6) + node.level});
     }
-    // Two ascending runs become one; a node that both hold stays once, with the rows of both.
-    std::inplace_merge(entries.begin(), entries.begin() + old_end, entries.end(),
-                       [](const FarEntry& a, const FarEntry& b) { return a.order < b.order; });
-    std::size_t count = 0;
-    for (const FarEntry& entry : entries) {
-      if (count > 0 && entries[count - 1].order == entry.order) {
-        entries[count - 1].rows |= entry.rows;
-      } else {
-        entries[count++] = entry;
-      }
-    }
-    entries.resize(count);
+    merge_far(entries, scratch.own, scratch.merged);
+    entries.swap(scratch.merged);
   }
 }
 

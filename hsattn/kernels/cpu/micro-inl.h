@@ -7,18 +7,18 @@ namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
 // A panel as a quad meets it. Rows of values are addressed lane by lane for far nodes, unit by unit otherwise.
 struct Panel {
-  const float* keys_t[kPanelUnits];   // [dim, 8] each
-  const float* rows[kPanelUnits];     // values [8, padded dim] each
-  std::uint64_t seen[kQuad];          // bit j: the row sees key j
+  const float* keys_t[kPanelUnits];  // [dim, 8] each
+  const float* rows[kPanelUnits];    // values [8, padded dim] each
+  std::uint64_t seen[kQuad];         // bit j: the row sees key j
   bool all_seen;
-  bool careful;                       // holds a value that is not finite
+  bool careful;  // holds a value that is not finite
 };
 
 // scores[r][c] = q[r] . key c, for N vectors of keys. Each score is one chain of fused multiply-adds over dim, so its
 // bits do not depend on the shape of the tile.
 template <int N>
-HSATTN_INLINE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit,
-                                     float* scores, Index stride) {
+HSATTN_INLINE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
+                                     Index stride) {
   F acc[kQuad][N];
   for (int r = 0; r < kQuad; ++r)
     for (int c = 0; c < N; ++c) acc[r][c] = zero();
@@ -134,8 +134,8 @@ HSATTN_INLINE H weights_of_row(float* row, const F* s, float m, H sum) {
   return sum;
 }
 
-// One step of the running softmax: scores [4, 64] become weights exp(score) 2^-m; m is the running maximum `best` in the
-// log2 domain, rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
+// One step of the running softmax: scores [4, 64] become weights exp(score) 2^-m; m is the running maximum `best` in
+// the log2 domain, rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
 //
 // Row sums stay apart for the 8 lanes of a unit (kFar false), or are one chain over the nodes (kFar true), so that
 // their bits do not depend on how entries fall into panels.
@@ -180,8 +180,17 @@ HSATTN_INLINE void dots_of_rows(const float* q, Index padded_dim, const float* c
       for (int i = 0; i < 4; ++i) acc[r][i] = fma(x, k[i], acc[r][i]);
     }
   }
-  for (int r = 0; r < kQuad; ++r)
-    for (int i = 0; i < 4; ++i) out[r * stride + i] = sum_of_half(add_units(half_zero(), acc[r][i]));
+  for (int r = 0; r < kQuad; r += 2) {
+    H lanes[kPanelUnits];
+    for (int i = 0; i < 4; ++i) {
+      lanes[i] = add_units(half_zero(), acc[r][i]);
+      lanes[4 + i] = add_units(half_zero(), acc[r + 1][i]);
+    }
+    float sums[kPanelUnits];
+    half_store(sums, sums_of_units(lanes));
+    __builtin_memcpy(out + r * stride, sums, 4 * sizeof(float));
+    __builtin_memcpy(out + (r + 1) * stride, sums + 4, 4 * sizeof(float));
+  }
 }
 
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

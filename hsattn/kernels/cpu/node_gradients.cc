@@ -22,8 +22,7 @@ void spread_node_gradients(const PackedHead& head, Index block, float* nodes, fl
       const auto total = static_cast<float>(node_tokens(head, block, level, i));
       for (Index child = 2 * i; child < std::min(2 * i + 2, children); ++child) {
         const float share = static_cast<float>(node_tokens(head, block, level - 1, child)) / total;
-        add_scaled(nodes + (p.first[level] + i) * padded, share, padded,
-                   nodes + (p.first[level - 1] + child) * padded);
+        add_scaled(nodes + (p.first[level] + i) * padded, share, padded, nodes + (p.first[level - 1] + child) * padded);
       }
     }
   }

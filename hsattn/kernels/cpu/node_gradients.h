@@ -5,8 +5,8 @@
 
 namespace hsattn::cpu {
 
-// Adds the gradients of nodes [pyramid rows, padded dim] to those of their tokens [tokens, padded dim]: each node passes
-// its share down to its children, then blocks to tokens. Overwrites the nodes. O(keys).
+// Adds the gradients of nodes [pyramid rows, padded dim] to those of their tokens [tokens, padded dim]: each node
+// passes its share down to its children, then blocks to tokens. Overwrites the nodes. O(keys).
 void spread_node_gradients(const PackedHead& head, Index block, float* nodes, float* tokens);
 
 }  // namespace hsattn::cpu

@@ -7,10 +7,10 @@
 namespace hsattn::cpu {
 
 struct PackRequest {
-  bool values = false;         // pack values (forward, backward)
-  bool backward = false;       // also transposed values and key rows
-  bool search = false;         // key pyramid with panels, for selection
-  bool far_field = false;      // key and value pyramid rows
+  bool values = false;     // pack values (forward, backward)
+  bool backward = false;   // also transposed values and key rows
+  bool search = false;     // key pyramid with panels, for selection
+  bool far_field = false;  // key and value pyramid rows
   Index block = 8;
 };
 

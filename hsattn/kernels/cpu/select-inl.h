@@ -14,13 +14,13 @@ namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 struct Cell {
   const HeadJob& job;
   Scratch& s;
-  const float* q;          // [4 group, padded dim]; row = position * group + head
-  Index positions = 0;     // of the cell
+  const float* q;       // [4 group, padded dim]; row = position * group + head
+  Index positions = 0;  // of the cell
   Range left[kQuad] = {}, right[kQuad] = {};
   Index near_begin[kQuad] = {}, near_end[kQuad] = {};
-  unsigned active = 0;     // positions that search in this pass, one bit each
-  Index count = 0;         // items in ids, a multiple of 16; padding may be chosen by nobody
-  Index right_begin = 0;   // first item of the right range
+  unsigned active = 0;    // positions that search in this pass, one bit each
+  Index count = 0;        // items in ids, a multiple of 16; padding may be chosen by nobody
+  Index right_begin = 0;  // first item of the right range
 
   const PackedPyramid& pyramid() const { return job.packed->pyramid; }
   Index nodes(Index level) const { return pyramid().first[level + 1] - pyramid().first[level]; }
@@ -65,8 +65,8 @@ static void open_level(Cell& c, Index level) {
   const auto mask_of = [&](Index id, bool right) {
     unsigned mask = 0;
     for (int p = 0; p < c.positions; ++p) {
-      const bool inside = right ? c.right[p].size() > 0 && id >= ceil_shift(c.right[p].begin, level)
-                                : id < c.left[p].end >> level;
+      const bool inside =
+          right ? c.right[p].size() > 0 && id >= ceil_shift(c.right[p].begin, level) : id < c.left[p].end >> level;
       mask |= inside ? c.active & (1U << p) : 0U;
     }
     return mask;
@@ -279,7 +279,8 @@ static Index list_candidate_units(Cell& c) {
     for (Index u = 0; u < per_block; ++u) {
       const Index unit = begin / kUnit + u;
       const std::uint32_t lanes = lanes_between(begin - unit * kUnit, end - unit * kUnit);
-      out[units++] = {static_cast<std::int32_t>(unit * kUnit < shape.keys ? unit : 0), bytes_of_bits(c.s.may[i], lanes)};
+      out[units++] = {static_cast<std::int32_t>(unit * kUnit < shape.keys ? unit : 0),
+                      bytes_of_bits(c.s.may[i], lanes)};
     }
   }
   if (c.job.group == 1) return units;

@@ -37,8 +37,9 @@ HSATTN_INLINE T max_of(T a, T b) {
   return a > b ? a : b;
 }
 
-// exp(x) = p 2^integer; returns p (degree 5, relative error 1.1e-7). The reduced argument x - integer ln 2 is taken off in two parts, the first with few bits, so
-// that scores of 1e4 lose nothing; with kHuge it is clamped, for scores beyond that, where a float no longer tells it.
+// exp(x) = p 2^integer; returns p (degree 5, relative error 1.1e-7). The reduced argument x - integer ln 2 is taken off
+// in two parts, the first with few bits, so that scores of 1e4 lose nothing; with kHuge it is clamped, for scores
+// beyond that, where a float no longer tells it.
 template <bool kHuge>
 HSATTN_INLINE F exp_reduced(F x, F* integer) {
   *integer = round_nearest(mul(x, set1(kLog2e)));
@@ -68,8 +69,8 @@ constexpr float kHugeExponent = 1048576.0F;  // of 2; beyond it scores need the 
 // An integral m with exp(x) <= 2^m.
 HSATTN_INLINE float exponent_above(float x) { return __builtin_ceilf(x * kLog2e); }
 
-// Weights of scores below this are 0 next to 2^m: clamped to it they stay within the range of the reduction. The clamped
-// reduction needs no more than that x log2(e) is finite.
+// Weights of scores below this are 0 next to 2^m: clamped to it they stay within the range of the reduction. The
+// clamped reduction needs no more than that x log2(e) is finite.
 template <bool kHuge>
 HSATTN_INLINE float negligible_below(float m) {
   return kHuge ? -2.0e38F : (m - 200.0F) * kLn2;

@@ -101,13 +101,12 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
     const std::span<const QuadPosition> members(positions, static_cast<std::size_t>(found));
     build_entries(job.shape, members, scratch.entries[quad]);
     if (job.shape.far_field) {
-      build_far_entries(job.shape, members, job.packed->pyramid, scratch.nodes, scratch.far_entries[quad]);
+      build_far_entries(job.shape, members, job.packed->pyramid, scratch.far_scratch, scratch.far_entries[quad]);
     }
   }
 }
 
-const std::int32_t* tile_lists(const Kernels& kernels, const HeadJob& job, Index first, Index count,
-                               Scratch& scratch) {
+const std::int32_t* tile_lists(const Kernels& kernels, const HeadJob& job, Index first, Index count, Scratch& scratch) {
   const Index slots = job.shape.slots();
   if (slots == 0) return nullptr;
   if (job.lists != nullptr) return job.lists + first * slots;

@@ -42,8 +42,8 @@ static float kth_largest(float* x, Index n, Index k) {
 }
 
 struct Bracket {
-  float low, high;              // low <= the threshold < high
-  Index from_low, from_high;    // elements at least low, at least high
+  float low, high;            // low <= the threshold < high
+  Index from_low, from_high;  // elements at least low, at least high
 };
 
 // Narrows the bracket around the k-th largest of x until few elements are left in it.
