@@ -17,10 +17,16 @@ using testing::Solution;
 using testing::Tensors;
 using testing::uniform;
 
-// `rows` are added to one element; beyond 1024 of them the floor grows with their root, as rounding errors of float do.
+// 1e-5 but for one case. With a single key the weight is 1 and dk is exactly 0, which plain float32 meets by
+// cancelling equal terms; a kernel that takes dout.o from a stored o leaves rounding, and dk sums it over all rows:
+// there the floor grows with the root of their number.
+double floor_of_dk(const Problem& p) {
+  const double rows = p.keys == 1 ? static_cast<double>(p.queries * p.group()) : 1;
+  return 1e-5 * std::max(1.0, std::sqrt(rows / 1024));
+}
+
 void expect_within_bound(const char* what, const testing::Tensor<float>& found, const testing::Tensor<float>& plain,
-                         const testing::Tensor<double>& exact, Index rows = 1) {
-  const double floor = 1e-5 * std::max(1.0, std::sqrt(static_cast<double>(rows) / 1024));
+                         const testing::Tensor<double>& exact, double floor = 1e-5) {
   const double allowed = 2 * max_error(plain, exact) + floor;
   EXPECT_LE(max_error(found, exact), allowed) << what;
   EXPECT_TRUE(padding_is_untouched(found)) << what;
@@ -35,8 +41,8 @@ void expect_as_exact_as_plain(const Problem& p, std::uint64_t seed) {
   const Solution<double> exact = solve(p, in_double(in), plan);
   expect_within_bound("o", found.o, plain.o, exact.o);
   expect_within_bound("dq", found.dq, plain.dq, exact.dq);
-  expect_within_bound("dk", found.dk, plain.dk, exact.dk, p.queries * p.group());
-  expect_within_bound("dv", found.dv, plain.dv, exact.dv, p.queries * p.group());
+  expect_within_bound("dk", found.dk, plain.dk, exact.dk, floor_of_dk(p));
+  expect_within_bound("dv", found.dv, plain.dv, exact.dv);
   for (std::size_t i = 0; i < exact.lse.size(); ++i) {
     if (exact.lse[i] == found.lse[i]) continue;  // -inf
     ASSERT_NEAR(found.lse[i], exact.lse[i], 2 * std::abs(plain.lse[i] - exact.lse[i]) + 1e-5) << "lse of row " << i;
