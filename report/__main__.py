@@ -23,7 +23,7 @@ def parse(arguments):
     parser = argparse.ArgumentParser(prog="report", description="Compare training runs and benchmarks.")
     parser.add_argument("--run", type=named_run, action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--bench", metavar="FILE", help="output of `hsattn bench --json`")
-    parser.add_argument("--plan", metavar="FILE", help="drawing of a plan, SVG")
+    parser.add_argument("--plan", metavar="FILE", help="drawing of a plan: SVG, or a page of `hsattn inspect`")
     parser.add_argument("--plan-caption", default="", metavar="TEXT")
     parser.add_argument("--command", action="append", default=[], metavar="TEXT", help="a command to name on the page")
     parser.add_argument("--title", default="Hierarchical sparse attention, compared", metavar="TEXT")

@@ -1,10 +1,12 @@
 """The page of a comparison: one HTML file that needs nothing else, neither scripts nor the network."""
 
 import base64
+import re
 from html import escape
 from pathlib import Path
 
 from report.chart import Series, line_chart, short
+from report.runs import ReportError
 from report.table import compare_pass, compare_runs
 
 STYLES = ("a", "b", "c", "d")
@@ -93,9 +95,21 @@ def bench_charts(rows):
 
 
 def picture(path):
-    """An SVG file as an <img> that carries it: its own styles stay its own."""
-    data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
-    return f'<img alt="Drawing of a plan" src="data:image/svg+xml;base64,{data}">'
+    """The drawing in an SVG file (Plan.draw()), or the one in a page of `hsattn inspect`.
+
+    A drawing of its own is carried by an <img>, where its styles stay its own; one out of a page takes this page's
+    colours.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if text.lstrip().startswith("<svg"):
+        data = base64.b64encode(text.encode("utf-8")).decode("ascii")
+        return f'<img alt="What a head attends" src="data:image/svg+xml;base64,{data}">'
+    found = re.search(r"<svg\b.*?</svg>", text, flags=re.DOTALL)
+    if not found:
+        raise ReportError(f"{path}: holds no drawing (<svg>)")
+    keys = (("near", "near tokens"), ("block", "selected blocks"), ("far", "far field"))
+    legend = "".join(f'<span><i class="key {style}"></i>{name}</span>' for style, name in keys)
+    return f'<div class="plan"><p class="legend">{legend}</p>{found[0]}</div>'
 
 
 def signed(value):
@@ -132,7 +146,7 @@ def machine_line(environment):
 
 
 def page(title, runs, bench_rows, plan=None, plan_caption="", commands=()):
-    """The whole page as text. `plan` is the path of an SVG file."""
+    """The whole page as text. `plan` is the path of a drawing, see picture()."""
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     body = [f"<h1>{escape(title)}</h1>"]
     if runs:

@@ -2,8 +2,9 @@
 
 demo_folder=runs/demo
 demo_context=4096
-# Chosen so that the whole demo ends within 15 minutes on two cores: see docs/design.md, "The demo".
+# Chosen so that the whole demo ends within 15 minutes on two cores.
 demo_model=(--layers 4 --width 192 --heads 3 --context "$demo_context" --batch 1 --learning-rate 3e-3 --warmup 20)
+demo_held_out=data/held_out/grahame-the-wind-in-the-willows.txt.gz
 demo_lengths=4096,8192,16384
 
 demo_usage() {
@@ -69,15 +70,21 @@ demo() {
   done
   for attention in hsa sdpa; do
     demo_json "$demo_folder/$attention/eval.json" "demo-eval-$attention" "Evaluate $attention on the held-out novel" \
-      eval --model "$demo_folder/$attention" --data "$demo_folder/text" --context "$demo_context"
+      eval --model "$demo_folder/$attention" --data "$demo_folder/text" --context "$demo_context" --windows 32
   done
   demo_json "$demo_folder/bench.json" demo-bench "Time attention alone against SDPA at $demo_lengths tokens" \
     bench --lengths "$demo_lengths" --pattern hsa --preset training
+  demo_commands+=("hsattn inspect --model $demo_folder/hsa --text $demo_held_out --out $demo_folder/attention.html")
+  step demo-inspect "Draw what a head of the HSA model attends" "$hsattn" inspect --model "$demo_folder/hsa" \
+    --text "$demo_held_out" --context "$demo_context" --out "$demo_folder/attention.html"
   demo_report
 }
 
 demo_report() {
   local options=(--run "HSA=$demo_folder/hsa" --run "SDPA=$demo_folder/sdpa" --bench "$demo_folder/bench.json"
+    --plan "$demo_folder/attention.html"
+    --plan-caption "The HSA model's last layer, head 0, on the first $demo_context bytes of the held-out novel: each row is a
+position, each column a token. $demo_folder/attention.html has all heads in a table."
     --title "Two small language models, HSA and SDPA" --out "$demo_folder/report.html" --command "./run demo")
   local command
   for command in "${demo_commands[@]}"; do options+=(--command "$command"); done

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from report.chart import Series, line_chart, log_ticks, nice_ticks  # noqa: E402
-from report.page import smooth  # noqa: E402
+from report.page import picture, smooth  # noqa: E402
 from report.runs import ReportError, read_bench, read_lines, read_run  # noqa: E402
 
 
@@ -125,6 +125,17 @@ def test_smoothing_keeps_the_mean():
     smoothed = smooth(points, most=100)
     assert len(smoothed) == 100
     assert math.isclose(sum(y for _, y in smoothed) / 100, sum(y for _, y in points) / 1000)
+
+
+def test_a_drawing_is_taken_from_svg_or_from_a_page(tmp_path):
+    drawing, inspected, bare = tmp_path / "a.svg", tmp_path / "b.html", tmp_path / "c.html"
+    drawing.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    inspected.write_text('<html><svg viewBox="0 0 1 1"><rect class="near"/></svg></html>')
+    bare.write_text("<html></html>")
+    assert picture(drawing).startswith("<img")
+    assert '<svg viewBox="0 0 1 1"><rect class="near"/></svg>' in picture(inspected)
+    with pytest.raises(ReportError, match="no drawing"):
+        picture(bare)
 
 
 def test_a_chart_without_points_says_so_and_one_point_is_drawn():
