@@ -62,8 +62,8 @@ def test_prints_the_tables_and_writes_a_page_that_needs_nothing_else(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<script', text)
     pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert len(pictures) == 6
-    for picture in pictures:
-        ElementTree.fromstring(picture)
+    for drawing in pictures:
+        ElementTree.fromstring(drawing)
 
 
 def test_a_run_that_was_cut_short_is_read_as_far_as_it_goes(tmp_path):
