@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "cli/commands.h"
+#include "hsattn/base/error.h"
 
 namespace hsattn::cli {
 namespace {
@@ -38,6 +39,14 @@ std::string first_line(const char* text) {
   return end == nullptr ? text : std::string(text, end);
 }
 
+// Results are written at once, when they are whole; a full disk or a closed pipe is an error.
+int write_result(const std::string& who, const std::string& result, int code) {
+  std::cout << result << std::flush;
+  if (std::cout) return code;
+  std::cerr << who << ": cannot write the result to stdout\n";
+  return kFailure;
+}
+
 int run_command(const Command& command, const Arguments& arguments) {
   std::ostringstream out;
   int code = kSuccess;
@@ -46,18 +55,16 @@ int run_command(const Command& command, const Arguments& arguments) {
   } else {
     code = command.run(arguments, out);
   }
-  std::cout << out.str() << std::flush;
-  if (!std::cout) {
-    std::cerr << "hsattn " << command.name << ": cannot write the result to stdout\n";
-    return kFailure;
-  }
-  return code;
+  return write_result(concat("hsattn ", command.name), out.str(), code);
 }
 
 int run(const Arguments& arguments) {
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h" || arguments[0] == "help") {
-    print_help(arguments.empty() ? std::cerr : std::cout);
-    return arguments.empty() ? kUsage : kSuccess;
+    std::ostringstream help;
+    print_help(help);
+    if (!arguments.empty()) return write_result("hsattn", help.str(), kSuccess);
+    std::cerr << help.str();
+    return kUsage;
   }
   for (const Command& command : commands()) {
     if (arguments[0] != command.name) continue;

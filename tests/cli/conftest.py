@@ -1,0 +1,57 @@
+"""The program under test and a small data folder, shared by all tests."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "the quick brown fox jumps over the lazy dog while seven wizards box a jolly old queen"
+
+
+def program():
+    """The built program: HSATTN_PROGRAM, or what `./run build` makes."""
+    return Path(os.environ.get("HSATTN_PROGRAM", ROOT / "build" / "full" / "cli" / "hsattn"))
+
+
+@pytest.fixture(scope="session")
+def hsattn():
+    """Runs the program with one thread, so that a busy machine does not stall it; returns what it did."""
+    if not program().exists():
+        pytest.skip(f"{program()} is not built; ./run build makes it")
+
+    def run(*arguments, **options):
+        options.setdefault("timeout", 300)
+        command = [str(program()), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A text of about 20 kB that is not quite regular."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    state, words, known = 1, [], WORDS.split()
+    for _ in range(4000):
+        state = (state * 1103515245 + 12345) % 2**31
+        words.append(known[state >> 16 & 15])
+    path.write_text(" ".join(words) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(hsattn, text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    done = hsattn("prepare", text, "--out", folder, "--fraction", "0.2")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(data):
+    """Arguments that train a tiny model with tight budgets, in seconds."""
+    model = "--layers 2 --width 32 --heads 2 --context 256 --batch 2 --learning-rate 3e-3 --warmup 5 --threads 1"
+    budgets = "--window 16 --top-k 32 --top-nodes 8 --dense-until 0 --eval-windows 4 --log-every 1"
+    return ["train", "--data", data, *model.split(), *budgets.split()]

@@ -1,0 +1,126 @@
+"""Help, usage errors, exit codes: one clear line each, results on stdout, the rest on stderr."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+COMMANDS = ("prepare", "train", "eval", "bench", "inspect", "doctor")
+
+
+def test_help_lists_the_commands(hsattn):
+    done = hsattn("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
+    alone = hsattn()
+    assert alone.returncode == 2
+    assert alone.stderr == done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_its_options_and_gives_examples(hsattn, command):
+    done = hsattn(command, "--help")
+    assert done.returncode == 0
+    assert f"\n  hsattn {command}" in done.stdout or f" hsattn {command}" in done.stdout
+    for example in re.findall(r"^  hsattn \S+ (.*)$", done.stdout, re.MULTILINE):
+        for option in re.findall(r"--(?:no-)?([a-z-]+)", example):
+            assert f"\n  --{option} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fly",), "unknown command fly"),
+        (("train", "--learning-rat", "1"), "did you mean --learning-rate?"),
+        (("train", "word"), "unexpected word word"),
+        (("train",), "no --run"),
+        (("train", "--run", "x"), "no --data"),
+        (("train", "--run", "x", "--data", "y", "--steps", "many"), "--steps is many; a whole number is right"),
+        (("train", "--run", "x", "--data", "y", "--steps", "10x"), "--steps is 10x"),
+        (("train", "--run", "x", "--data", "y", "--steps"), "--steps needs a value"),
+        (("train", "--run", "x", "--data", "y", "--heads", "7"), "heads is 7"),
+        (("train", "--run", "x", "--data", "y", "--attention", "magic"), "attention is magic"),
+        (("train", "--run", "x", "--data", "y", "--block", "7"), "block"),
+        (("train", "--run", "x", "--data", "y", "--checkpointing=maybe"), "maybe was given"),
+        (("prepare", "--out", "x"), "no input"),
+        (("eval", "--data", "x"), "no --model"),
+        (("eval", "--model", "m", "--data", "x", "--top-k", "8"), "name it too"),
+        (("bench", "--lengths", "10,x"), "lengths is 10,x"),
+        (("bench", "--pattern", "sdpa"), "pattern is sdpa"),
+        (("inspect", "--model", "m"), "no --text"),
+    ],
+)
+def test_wrong_usage_is_named_in_one_line(hsattn, arguments, message):
+    done = hsattn(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare", "/no/such/file", "--out", "{tmp}/d"), "/no/such/file"),
+        (("train", "--data", "{tmp}", "--run", "{tmp}/r"), "train.tokens"),
+        (("train", "--run", "{tmp}", "--resume"), "config.json"),
+        (("eval", "--model", "{tmp}", "--data", "{tmp}"), "no model there"),
+        (("bench", "--queries", "{tmp}/x_q.npy", "--lengths", "8"), "x_q.npy"),
+    ],
+)
+def test_bad_files_are_named_in_one_line(hsattn, tmp_path, arguments, message):
+    done = hsattn(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+
+
+def test_doctor_finds_this_machine_well(hsattn):
+    done = hsattn("doctor", "--json")
+    findings = json.loads(done.stdout)
+    assert findings["good"], findings
+    assert done.returncode == 0
+    assert {"answers, full", "answers, local", "answers, hsa"} <= {f["name"] for f in findings["findings"]}
+
+
+def test_doctor_reports_an_instruction_set_that_is_not_there(hsattn):
+    done = hsattn("doctor", env={"HSATTN_ISA": "abacus"})
+    assert done.returncode == 1
+    assert "abacus" in done.stdout
+    assert "FAIL" in done.stdout
+
+
+def test_a_result_that_cannot_be_written_is_an_error(hsattn):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([hsattn_path(), "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "stdout" in done.stderr
+
+
+def hsattn_path():
+    from conftest import program
+
+    return str(program())
+
+
+@pytest.mark.parametrize("pattern", ["hsa", "full", "local"])
+def test_bench_checks_and_times_each_pattern(hsattn, pattern):
+    budgets = ["--window", 16, "--top-k", 32, "--top-nodes", 8, "--dense-until", 0]
+    arguments = ["--pattern", pattern, "--lengths", "256,300", "--repeats", 1, "--kv-heads", 2, *budgets]
+    done = hsattn("bench", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [(r["length"], r["pass"]) for r in result["results"]] == [
+        (256, "forward"),
+        (256, "forward+backward"),
+        (300, "forward"),
+        (300, "forward+backward"),
+    ]
+    for row in result["results"]:
+        assert row["ms"] > 0
+        assert row["ratio"] == pytest.approx(row["sdpa_ms"] / row["ms"])
+        assert 0 < row["max_error"] < 1e-5
+    table = hsattn("bench", *arguments)
+    assert table.returncode == 0
+    assert "faster" in table.stdout
