@@ -16,7 +16,7 @@ class Executor {
   virtual int threads() const = 0;
 
   /// Calls body(0) .. body(tasks - 1), each once, in any order and on any thread, and waits for all.
-  /// The first exception that a body throws is rethrown here.
+  /// The first exception that a body throws is rethrown here. A body must not call run() of the same executor.
   virtual void run(Index tasks, const std::function<void(Index)>& body) = 0;
 };
 

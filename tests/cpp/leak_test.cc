@@ -100,8 +100,7 @@ struct Leak {
 // Counts what replacing the tokens from t on moves before t: in lists, in o and lse, and in the gradients of a loss on
 // the positions before t; and the gradients of that loss that are not zero from t on.
 //
-// dk and dv are sums over positions. Later positions add exact zeros to them, but where a tile of positions mixes both,
-// they shift the order in which the others are added: float32 rounding may move, no information.
+// dk and dv are sums over positions: the kernels add them in the order of positions, whatever else a tile holds.
 Leak leak_at(const Problem& p, std::uint64_t seed, Index t, const MakePlan& make) {
   Tensors<float> in = random_tensors(p, seed);
   const Index first_after = std::max<Index>(0, t - (p.keys - p.queries));
@@ -140,8 +139,6 @@ Problem random_problem(Random& random) {
   return p;
 }
 
-constexpr double kRounding = 1e-6;  // of sums of some hundred float32 terms
-
 TEST(Leak, NothingBeforeATokenMovesWithIt) {
   Random random(77);
   for (int i = 0; i < 40; ++i) {
@@ -152,7 +149,7 @@ TEST(Leak, NothingBeforeATokenMovesWithIt) {
     EXPECT_EQ(leak.lists, 0);
     EXPECT_EQ(leak.outputs, 0);
     EXPECT_EQ(leak.query_gradients, 0);
-    EXPECT_LE(leak.key_gradients, kRounding);
+    EXPECT_EQ(leak.key_gradients, 0);
     EXPECT_EQ(leak.future_gradients, 0);
   }
 }
@@ -167,7 +164,7 @@ TEST(Leak, TheTestCatchesPositionsThatChooseTogether) {
     const Index t = p.keys - 24;  // inside a tile of 16, or at most one tile before the end
     const Leak leak = leak_at(p, static_cast<std::uint64_t>(i), t - t % 16 + 8, leaking_plan);
     caught += leak.lists > 0 && leak.outputs > 0;
-    caught_in_gradients += leak.query_gradients > 0 && leak.key_gradients > 100 * kRounding;
+    caught_in_gradients += leak.query_gradients > 0 && leak.key_gradients > 1e-4;
   }
   EXPECT_GE(caught, kTrials - 1);
   EXPECT_GE(caught_in_gradients, kTrials - 1);
