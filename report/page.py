@@ -67,7 +67,8 @@ def run_charts(runs):
         figure(
             "Speed",
             line_chart(curves("tokens", "tokens_per_s"), "tokens trained", "tokens per second", from_zero=True),
-            "Training tokens per second, as each step measured it.",
+            "As each step measured it. A dip is time that something took: another program, or the training itself; the table's "
+            "figure is the median step, which hides it.",
         ),
     ]
     if any(s.points for s in held_out):
@@ -131,7 +132,7 @@ def summary(runs):
     return (
         f"After {short(tokens)} tokens each, {first.name} reaches a held-out perplexity per byte of {quality[0]:.3f} "
         f"and {second.name} {quality[1]:.3f} ({signed(change)} %), with {first.name} training at "
-        f"{speed[0] / speed[1]:.2f} times the speed of {second.name}."
+        f"{speed[0] / speed[1]:.2f} times the speed of {second.name} (median step)."
     )
 
 

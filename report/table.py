@@ -30,7 +30,8 @@ def ratio(first, second):
 MEASURES = [
     ("held-out perplexity per byte ↓", Run.evaluated, "eval_perplexity", 3, ""),
     ("  last quarter of the window ↓", Run.evaluated, "eval_perplexity_last_quarter", 3, ""),
-    ("tokens/s in training ↑", Run.trained, "tokens_per_s", 0, ""),
+    ("tokens/s in training, median step ↑", Run.trained, "tokens_per_s", 0, ""),
+    ("training in all ↓", Run.trained, "elapsed_s", 0, " s"),
     ("peak memory of training ↓", Run.trained, "peak_memory_mib", 0, " MiB"),
     ("forward pass, one window ↓", Run.evaluated, "forward_ms", 0, " ms"),
     ("share of a step in attention ↓", Run.trained, "attention_share", 2, ""),

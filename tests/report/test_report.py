@@ -53,7 +53,7 @@ def test_prints_the_tables_and_writes_a_page_that_needs_nothing_else(tmp_path):
     assert done.returncode == 0, done.stderr
     printed = re.sub(" +", " ", done.stdout)
     assert "held-out perplexity per byte ↓ 2.718 3.490 0.78x" in printed
-    assert "tokens/s in training ↑ 50 40 1.25x" in printed
+    assert "tokens/s in training, median step ↑ 50 40 1.25x" in printed
     assert "4,096 41.0 ms 167.8 ms 4.10x" in printed
     assert "(−22.1 %)" in printed
 
