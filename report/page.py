@@ -67,8 +67,8 @@ def run_charts(runs):
         figure(
             "Speed",
             line_chart(curves("tokens", "tokens_per_s"), "tokens trained", "tokens per second", from_zero=True),
-            "As each step measured it. A dip is time that something took: another program, or the training itself; the table's "
-            "figure is the median step, which hides it.",
+            "As each step measured it. A dip is time that something took: another program, or the training itself; "
+            "the table's figure is the median step, which hides it.",
         ),
     ]
     if any(s.points for s in held_out):
