@@ -1,12 +1,7 @@
 // Everything that is compiled once per instruction set.
-#include "hsattn/kernels/cpu/kernels.h"
-
-namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
-extern const Kernels kKernels;
-}
-
 #include "hsattn/kernels/cpu/backward-inl.h"
 #include "hsattn/kernels/cpu/forward-inl.h"
+#include "hsattn/kernels/cpu/kernels.h"
 #include "hsattn/kernels/cpu/select-inl.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {

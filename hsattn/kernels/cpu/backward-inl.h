@@ -222,7 +222,7 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
   load_tile_rows(out.o, out.o_head_stride, job.group, first, count, 1, padded, s.o.get());
   load_tile_rows(out.dout, out.dout_head_stride, job.group, first, count, 1, padded, s.dout.get());
   load_row_statistics(job, out, first, count, s);
-  build_tile_entries(job, first, count, tile_lists(kKernels, job, first, count, s), s);
+  build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   __builtin_memset(s.dq.get(), 0, static_cast<std::size_t>(quads * kQuad * padded) * sizeof(float));
 
   const auto rows_of_quad = [&](Index quad) {
@@ -230,7 +230,6 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
     return BackwardRows{s.q.get() + row * padded, s.dout.get() + row * padded, s.dq.get() + row * padded,
                         s.lse.get() + row, s.delta.get() + row};
   };
-  constexpr Index kSideBySide = kTile * kMostQuadsPerPosition;
   Cursor cursors[kSideBySide];
   WaitingPanel waiting[kSideBySide];
   for (Index base = 0; base < quads; base += kSideBySide) {

@@ -4,6 +4,7 @@
 
 #include "hsattn/kernels/cpu/kernels.h"
 #include "hsattn/kernels/cpu/micro-inl.h"
+#include "hsattn/kernels/cpu/select-inl.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
@@ -158,19 +159,28 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
   __builtin_memset(s.o.get(), 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
 }
 
+// The lists of a tile: those of the plan, or ones chosen now from the queries in s.q.
+static const std::int32_t* tile_lists(const HeadJob& job, Index first, Index count, Scratch& s) {
+  const Index slots = job.shape.slots();
+  if (slots == 0) return nullptr;
+  if (job.lists != nullptr) return job.lists + first * slots;
+  std::int32_t* lists = job.keep != nullptr ? job.keep + first * slots : s.lists.get();
+  select_tile(job, first, count, lists, s);
+  return lists;
+}
+
 static void forward_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, Scratch& s) {
   const PackedHead& head = *job.packed;
   const Index quads = (count * job.group + kQuad - 1) / kQuad;
   load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale, head.padded_dim, s.q.get());
-  const std::int32_t* lists = tile_lists(kKernels, job, first, count, s);
-  build_tile_entries(job, first, count, lists, s);
+  build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   reset_rows(quads * kQuad, head.padded_dim, s);
   if (job.shape.far_field) {
     for (Index quad = 0; quad < quads; ++quad) forward_far(head, s.far_entries[quad], quad * kQuad, s);
   }
-  Cursor cursors[kTile * kMostQuadsPerPosition];
-  for (Index base = 0; base < quads; base += kTile * kMostQuadsPerPosition) {
-    const Index some = min_of<Index>(quads - base, kTile * kMostQuadsPerPosition);
+  Cursor cursors[kSideBySide];
+  for (Index base = 0; base < quads; base += kSideBySide) {
+    const Index some = min_of<Index>(quads - base, kSideBySide);
     for (Index i = 0; i < some; ++i) {
       cursors[i] = {s.entries[base + i].data(), s.entries[base + i].data() + s.entries[base + i].size()};
     }

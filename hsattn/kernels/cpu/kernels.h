@@ -98,7 +98,5 @@ void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, 
                     Index padded_dim, float* rows);
 // Entries of each quad of the tile, from the lists [count, slots].
 void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Scratch& scratch);
-// The lists of the tile: those of the plan, or ones chosen now by `kernels`.
-const std::int32_t* tile_lists(const Kernels& kernels, const HeadJob& job, Index first, Index count, Scratch& scratch);
 
 }  // namespace hsattn::cpu

@@ -17,11 +17,19 @@ constexpr Index kQuad = 4;                     // rows that a micro-kernel works
 constexpr Index kPanelUnits = 8;               // units of one panel
 constexpr Index kPanel = kUnit * kPanelUnits;  // keys of one panel
 constexpr Index kTile = 16;                    // positions whose quads walk their lists side by side
-constexpr Index kMostQuadsPerPosition = 2;     // quads side by side in a tile: more only spread over the cache
-constexpr Index kDimAlign = 16;                // rows are padded to this many floats
+constexpr Index kSideBySide = 32;  // quads of a tile that walk side by side; more only spread over the cache
+constexpr Index kDimAlign = 16;    // rows are padded to this many floats
 constexpr float kLog2e = 1.44269504088896340736F;
 constexpr float kLn2 = 0.69314718055994530942F;
 constexpr float kMasked = -3.0e38F;  // score of a token that is not seen; finite, so that no NaN arises from it
+
+// Lanes [begin, end) of a unit, clipped to it. Inlined everywhere: no copy of it may end up in a file with vector flags
+// and be called from others.
+__attribute__((always_inline)) constexpr std::uint32_t lane_bits(Index begin, Index end) {
+  const Index a = begin < 0 ? 0 : begin > kUnit ? kUnit : begin;
+  const Index b = end < 0 ? 0 : end > kUnit ? kUnit : end;
+  return a >= b ? 0U : ((1U << b) - 1U) & ~((1U << a) - 1U);
+}
 
 // A unit and the lanes of it that each row sees: byte r of `lanes` belongs to row r, bit j of the byte to token j.
 struct Entry {

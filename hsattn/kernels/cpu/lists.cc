@@ -12,12 +12,6 @@ namespace {
 // The same byte in each row.
 constexpr std::uint32_t in_each_row(std::uint32_t byte) { return byte * 0x01010101U; }
 
-// Lanes [begin, end) of a unit, clipped to it.
-std::uint32_t lane_bits(Index begin, Index end) {
-  const Index a = std::clamp<Index>(begin, 0, kUnit), b = std::clamp<Index>(end, 0, kUnit);
-  return a >= b ? 0U : ((1U << b) - 1U) & ~((1U << a) - 1U);
-}
-
 // Appends, or adds to the last entry if that is the same unit (blocks below 8 tokens share units).
 void append(std::vector<Entry>& entries, Index unit, std::uint32_t lanes) {
   if (!entries.empty() && entries.back().unit == unit) {

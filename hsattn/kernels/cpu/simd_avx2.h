@@ -28,8 +28,7 @@ HSATTN_INLINE float reduce_max(F x) {
 }
 HSATTN_INLINE M mask_from_bits(unsigned byte) {
   const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  return _mm256_castsi256_ps(
-      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(byte)), bit), bit));
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(byte)), bit), bit));
 }
 HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) { return mask_from_bits(bytes[0]); }
 HSATTN_INLINE F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }

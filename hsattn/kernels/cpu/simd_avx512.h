@@ -1,7 +1,7 @@
 // 16 lanes of float32 on AVX-512. Included inside the kernels' own namespace; see simd.h.
 constexpr int kLanes = 16;
 using F = __m512;
-using H = __m256;       // the 8 lanes of one unit
+using H = __m256;  // the 8 lanes of one unit
 using M = __mmask16;
 
 HSATTN_INLINE F zero() { return _mm512_setzero_ps(); }
@@ -21,9 +21,7 @@ HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
   return static_cast<M>(bytes[0] | (static_cast<unsigned>(bytes[1]) << 8));
 }
 HSATTN_INLINE F select(M m, F yes, F no) { return _mm512_mask_mov_ps(no, m, yes); }
-HSATTN_INLINE M finite(F x) {
-  return _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(-kMasked), _CMP_LT_OQ);
-}
+HSATTN_INLINE M finite(F x) { return _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(-kMasked), _CMP_LT_OQ); }
 HSATTN_INLINE unsigned bits(M m) { return m; }
 HSATTN_INLINE M at_least(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_GE_OQ); }
 HSATTN_INLINE M both(M a, M b) { return a & b; }
@@ -51,9 +49,8 @@ HSATTN_INLINE I int_zero() { return _mm512_setzero_si512(); }
 HSATTN_INLINE I to_fixed_point(F x) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(1048576.0F))); }
 HSATTN_INLINE I int_add(I a, I b) { return _mm512_add_epi32(a, b); }
 HSATTN_INLINE std::int64_t int_sum(I x) {
-  return _mm512_reduce_add_epi64(
-      _mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(x)),
-                       _mm512_cvtepu32_epi64(_mm512_extracti32x8_epi32(x, 1))));
+  return _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(x)),
+                                                  _mm512_cvtepu32_epi64(_mm512_extracti32x8_epi32(x, 1))));
 }
 // Sums of the 8 lanes of each of 8 units.
 HSATTN_INLINE H sums_of_units(const H* u) {

@@ -106,15 +106,6 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
   }
 }
 
-const std::int32_t* tile_lists(const Kernels& kernels, const HeadJob& job, Index first, Index count, Scratch& scratch) {
-  const Index slots = job.shape.slots();
-  if (slots == 0) return nullptr;
-  if (job.lists != nullptr) return job.lists + first * slots;
-  std::int32_t* lists = job.keep != nullptr ? job.keep + first * slots : scratch.lists.get();
-  kernels.select(job, first, count, lists, scratch);
-  return lists;
-}
-
 const Kernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx512) return avx512::kKernels;

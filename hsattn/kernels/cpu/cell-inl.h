@@ -1,0 +1,70 @@
+// A cell: up to 4 positions that search together, and the items that they may choose from.
+#pragma once
+
+#include "hsattn/kernels/cpu/kernels.h"
+#include "hsattn/kernels/cpu/micro-inl.h"
+
+namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
+
+struct Cell {
+  const HeadJob& job;
+  Scratch& s;
+  const float* q;       // [4 group, padded dim]; row = position * group + head
+  Index positions = 0;  // of the cell
+  Range left[kQuad] = {}, right[kQuad] = {};
+  Index near_begin[kQuad] = {}, near_end[kQuad] = {};
+  unsigned active = 0;    // positions that search in this pass, one bit each
+  Index count = 0;        // items in ids, a multiple of 16; padding may be chosen by nobody
+  Index right_begin = 0;  // first item of the right range
+
+  const PackedPyramid& pyramid() const { return job.packed->pyramid; }
+  Index nodes(Index level) const { return pyramid().first[level + 1] - pyramid().first[level]; }
+  Index rows() const { return (positions * job.group + kQuad - 1) / kQuad * kQuad; }
+};
+
+static Index ceil_shift(Index x, Index level) { return (x + (Index{1} << level) - 1) >> level; }
+
+static void push(Cell& c, std::int32_t* ids, std::uint8_t* may, Index id, unsigned mask) {
+  ids[c.count] = static_cast<std::int32_t>(id);
+  may[c.count++] = static_cast<std::uint8_t>(mask);
+}
+
+static void pad_items(Cell& c, std::int32_t* ids, std::uint8_t* may, Index multiple) {
+  while (c.count % multiple != 0) push(c, ids, may, 0, 0);
+}
+
+// Items without the padding at their end.
+static Index items(const Cell& c) {
+  Index count = c.count;
+  while (count > 0 && c.s.may[count - 1] == 0) --count;
+  return count;
+}
+
+// Largest number of items that one position may choose.
+static Index most_allowed(const Cell& c) {
+  Index most = 0;
+  for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
+    Index allowed = 0;
+    for (Index i = 0; i < c.count; i += kLanes) {
+      allowed += __builtin_popcount(bits(lanes_with_bit(c.s.may.get() + i, p)));
+    }
+    most = max_of(most, allowed);
+  }
+  return most;
+}
+
+static void choose_all(Cell& c) {
+  __builtin_memcpy(c.s.chosen.get(), c.s.may.get(), static_cast<std::size_t>(c.count));
+}
+
+// Keeps only the chosen items.
+static void narrow_to_chosen(Cell& c) {
+  const Index old_count = c.count;
+  c.count = 0;
+  for (Index i = 0; i < old_count; ++i) {
+    if (c.s.chosen[i] != 0) push(c, c.s.ids.get(), c.s.may.get(), c.s.ids[i], c.s.chosen[i]);
+  }
+  pad_items(c, c.s.ids.get(), c.s.may.get(), kDimAlign);
+}
+
+}  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE
