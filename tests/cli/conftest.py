@@ -19,7 +19,7 @@ def program():
 def hsattn():
     """Runs the program with one thread, so that a busy machine does not stall it; returns what it did."""
     if not program().exists():
-        pytest.skip(f"{program()} is not built; ./run build makes it")
+        pytest.fail(f"{program()} is not built; ./run build makes it")
 
     def run(*arguments, **options):
         options.setdefault("timeout", 300)
