@@ -65,7 +65,7 @@ struct Scratch {
   Buffer<Entry> cell_entries;                      // [capacity / 8]: candidates of a cell; a byte for each position
   std::vector<std::vector<Entry>> entries;         // [quads]
   std::vector<std::vector<FarEntry>> far_entries;  // [quads]
-  FarScratch far_scratch;
+  std::vector<HeldNode> held;                      // merged lists of a quad
   std::vector<float> hints;  // thresholds of the position before, one for each stage of the search
 
   Scratch(const HeadJob& job, bool backward);

@@ -42,7 +42,6 @@ struct FarEntry {
   std::int32_t row;  // of the pyramid's storage, see PackedPyramid
   float bias;        // log(tokens)
   std::uint32_t rows;
-  std::int64_t order;  // first block, then level: the one order in which every row meets its nodes
 };
 
 // Levels of pooled keys (and values): nodes of all levels one after another, coarser levels later.

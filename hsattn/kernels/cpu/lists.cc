@@ -21,41 +21,14 @@ void append(std::vector<Entry>& entries, Index unit, std::uint32_t lanes) {
   }
 }
 
-void append_block(const PlanShape& s, Index block, std::uint32_t rows, std::vector<Entry>& entries) {
-  const Index begin = block * s.block, end = std::min(s.keys, begin + s.block);
+void append_block(const PlanShape& s, const HeldNode& block, std::vector<Entry>& entries) {
+  const Index begin = block.index * s.block, end = std::min(s.keys, begin + s.block);
+  if (s.block == kUnit && begin + kUnit <= s.keys) {
+    entries.push_back({block.index, block.rows});
+    return;
+  }
   for (Index unit = begin / kUnit; unit * kUnit < end; ++unit) {
-    append(entries, unit, rows & in_each_row(lane_bits(begin - unit * kUnit, end - unit * kUnit)));
-  }
-}
-
-// Merges up to four ascending lists; `heads` are the parts of the positions' lists on one side of the near run.
-void merge_lists(const PlanShape& s, std::span<const QuadPosition> positions,
-                 std::span<std::span<const std::int32_t>> heads, std::vector<Entry>& entries) {
-  constexpr std::int32_t kEnd = std::numeric_limits<std::int32_t>::max();
-  const std::int32_t* at[kQuad];
-  const std::int32_t* end[kQuad];
-  std::int32_t next[kQuad];
-  const auto count = static_cast<Index>(positions.size());
-  for (Index i = 0; i < count; ++i) {
-    at[i] = heads[i].data();
-    end[i] = at[i] + heads[i].size();
-    next[i] = at[i] < end[i] ? *at[i] : kEnd;
-  }
-  while (true) {
-    std::int32_t block = kEnd;
-    for (Index i = 0; i < count; ++i) block = std::min(block, next[i]);
-    if (block == kEnd) return;
-    std::uint32_t rows = 0;
-    for (Index i = 0; i < count; ++i) {
-      if (next[i] != block) continue;
-      rows |= positions[i].rows;
-      next[i] = ++at[i] < end[i] ? *at[i] : kEnd;
-    }
-    if (s.block == kUnit && (block + 1) * kUnit <= s.keys) {
-      entries.push_back({block, rows});
-    } else {
-      append_block(s, block, rows, entries);
-    }
+    append(entries, unit, block.rows & in_each_row(lane_bits(begin - unit * kUnit, end - unit * kUnit)));
   }
 }
 
@@ -100,63 +73,180 @@ void sort_units(std::vector<Entry>& entries) {
   entries.resize(count);
 }
 
-// Two ascending runs become one; a node that both hold stays once, with the rows of both.
-void merge_far(std::span<const FarEntry> a, std::span<const FarEntry> b, std::vector<FarEntry>& out) {
-  out.clear();
-  std::size_t i = 0, j = 0;
-  while (i < a.size() && j < b.size()) {
-    if (a[i].order < b[j].order) {
-      out.push_back(a[i++]);
-    } else if (b[j].order < a[i].order) {
-      out.push_back(b[j++]);
-    } else {
-      out.push_back(a[i++]);
-      out.back().rows |= b[j++].rows;
+// Where the ranges of a row end, in blocks: it may not see what lies between the two.
+struct Bounds {
+  Index first = 0, last = 0;  // last: kNone if nothing lies behind
+  std::uint32_t rows = 0;
+};
+constexpr Index kNone = Index{1} << 40;
+
+// Bounds of the positions that select; their first and last blocks count as held.
+int add_bounds(const PlanShape& s, std::span<const QuadPosition> positions, Bounds* bounds,
+               std::vector<HeldNode>& held) {
+  int count = 0;
+  for (const QuadPosition& p : positions) {
+    const Range left = s.left(p.position), right = s.right(p.position);
+    if (left.size() + right.size() == 0) continue;
+    if (right.begin == 0 && right.size() > 0) {  // a position before all keys: everything lies behind it
+      bounds[count++] = {kNone, kNone, p.rows};
+      continue;
     }
+    const Index last = right.size() > 0 ? right.begin - 1 : kNone;
+    bounds[count++] = {left.end, last, p.rows};
+    held.push_back({static_cast<std::int32_t>(left.end), p.rows});
+    if (last != kNone) held.push_back({static_cast<std::int32_t>(last), p.rows});
   }
-  out.insert(out.end(), a.begin() + static_cast<std::ptrdiff_t>(i), a.end());
-  out.insert(out.end(), b.begin() + static_cast<std::ptrdiff_t>(j), b.end());
+  std::sort(held.begin(), held.end(), [](const HeldNode& a, const HeldNode& b) { return a.index < b.index; });
+  return count;
 }
 
-// log(tokens); complete nodes hold a power of two.
-float log_tokens(const PlanShape& s, const FarNode& node) {
-  if (node.tokens == s.block << node.level) return static_cast<float>(node.level + log2_exact(s.block)) * kLn2;
-  return std::log(static_cast<float>(node.tokens));
+// Nodes of one level (>> 1: of the level below) become one where they are equal, in place. No branch: which neighbours
+// are equal cannot be guessed.
+void merge_equal(int shift, std::vector<HeldNode>& held) {
+  if (held.empty()) return;
+  std::size_t last = 0;
+  held[0].index >>= shift;
+  for (std::size_t i = 1; i < held.size(); ++i) {
+    const HeldNode node{held[i].index >> shift, held[i].rows};
+    const bool same = held[last].index == node.index;
+    const std::uint32_t rows = same ? held[last].rows : 0;
+    last += same ? 0 : 1;
+    held[last] = {node.index, node.rows | rows};
+  }
+  held.resize(last + 1);
+}
+
+// Writes nodes of the far field one after another; those that no row sees are written over.
+class FarList {
+ public:
+  FarList(const PlanShape& shape, const PackedPyramid& pyramid, const Bounds* bounds, int count, FarEntry* out)
+      : shape_(shape), pyramid_(pyramid), bounds_(bounds), count_(count), out_(out) {
+    common_ = kNone;
+    for (int i = 0; i < count; ++i) common_ = std::min(common_, bounds[i].first);
+  }
+
+  Index nodes(Index level) const { return pyramid_.first[level + 1] - pyramid_.first[level]; }
+  FarEntry* end() const { return out_; }
+
+  void start_level(Index level) {
+    level_ = level;
+    first_ = static_cast<std::int32_t>(pyramid_.first[level]);
+    common_end_ = common_ >> level;
+    complete_ = shape_.keys / (shape_.block << level);
+    bias_ = static_cast<float>(level + log2_exact(shape_.block)) * kLn2;  // a complete node holds a power of two
+  }
+
+  void add(Index index, std::uint32_t rows) {
+    if (index >= common_end_) rows &= rows_outside(index);
+    *out_ = {static_cast<std::int32_t>(first_ + index), bias_, rows};
+    if (index >= complete_) out_->bias = std::log(static_cast<float>(shape_.keys - (index << level_) * shape_.block));
+    out_ += rows != 0 ? 1 : 0;
+  }
+
+ private:
+  // Rows for which all blocks of the node lie before their first bound or behind their last.
+  std::uint32_t rows_outside(Index index) const {
+    std::uint32_t rows = 0;
+    for (int i = 0; i < count_; ++i) {
+      const bool before = index < bounds_[i].first >> level_;
+      const bool behind = bounds_[i].last != kNone && index > bounds_[i].last >> level_;
+      if (before || behind) rows |= bounds_[i].rows;
+    }
+    return rows;
+  }
+
+  const PlanShape& shape_;
+  const PackedPyramid& pyramid_;
+  const Bounds* bounds_;
+  int count_;
+  FarEntry* out_;
+  Index common_, common_end_ = 0, complete_ = 0, level_ = 0;  // nodes [0, common_end) lie before every bound
+  std::int32_t first_ = 0;
+  float bias_ = 0;
+};
+
+// Children without a kept block, of parents with one.
+void add_siblings(const std::vector<HeldNode>& held, Index nodes, FarList& far) {
+  for (std::size_t i = 0; i < held.size();) {
+    const HeldNode node = held[i];
+    const std::int32_t odd = node.index & 1;
+    const bool pair = i + 1 < held.size() && held[i + 1].index == node.index + 1 && odd == 0;
+    const std::uint32_t other = pair ? held[i + 1].rows : 0;
+    i += pair ? 2 : 1;
+    far.add(node.index & ~1, (odd != 0 ? node.rows : other & ~node.rows));
+    if ((node.index | 1) < nodes) far.add(node.index | 1, (odd != 0 ? 0 : node.rows & ~other));
+  }
 }
 
 }  // namespace
 
-void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::vector<Entry>& entries) {
-  entries.clear();
-  std::span<const std::int32_t> before[kQuad], after[kQuad];
+void merge_lists(std::span<const QuadPosition> positions, std::vector<HeldNode>& kept) {
+  constexpr std::int32_t kEnd = std::numeric_limits<std::int32_t>::max();
+  const std::int32_t* at[kQuad];
+  const std::int32_t* end[kQuad];
+  std::int32_t next[kQuad] = {kEnd, kEnd, kEnd, kEnd};
+  std::uint32_t rows[kQuad] = {};
   for (std::size_t i = 0; i < positions.size(); ++i) {
-    const auto list = positions[i].list;
-    const Index left_end = shape.left(positions[i].position).end;
-    const auto cut =
-        shape.causal ? list.size()
-                     : static_cast<std::size_t>(std::lower_bound(list.begin(), list.end(), left_end) - list.begin());
-    before[i] = list.first(cut);
-    after[i] = list.subspan(cut);
+    at[i] = positions[i].list.data();
+    end[i] = at[i] + positions[i].list.size();
+    next[i] = at[i] < end[i] ? *at[i] : kEnd;
+    rows[i] = positions[i].rows;
   }
-  merge_lists(shape, positions, before, entries);
+  kept.clear();
+  while (true) {
+    const std::int32_t block = std::min(std::min(next[0], next[1]), std::min(next[2], next[3]));
+    if (block == kEnd) return;
+    std::uint32_t who = 0;
+    for (int i = 0; i < kQuad; ++i) {
+      if (next[i] != block) continue;
+      who |= rows[i];
+      next[i] = ++at[i] < end[i] ? *at[i] : kEnd;
+    }
+    kept.push_back({block, who});
+  }
+}
+
+void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::span<const HeldNode> kept,
+                   std::vector<Entry>& entries) {
+  entries.clear();
+  Index near_begin = shape.keys;
+  for (const QuadPosition& p : positions) {
+    if (shape.near(p.position).size() > 0) near_begin = std::min(near_begin, shape.near(p.position).begin);
+  }
+  std::size_t i = 0;
+  for (; i < kept.size() && kept[i].index * shape.block < near_begin; ++i) append_block(shape, kept[i], entries);
   append_near(shape, positions, entries);
-  if (!shape.causal) merge_lists(shape, positions, after, entries);
+  for (; i < kept.size(); ++i) append_block(shape, kept[i], entries);
   sort_units(entries);
 }
 
+// A node is in a row's far field if its parent holds a kept block (or a bound) of the row and it does not itself; on
+// the tallest level the first condition falls away.
 void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
-                       FarScratch& scratch, std::vector<FarEntry>& entries) {
+                       std::vector<HeldNode>& held, std::vector<FarEntry>& entries) {
   entries.clear();
-  for (const QuadPosition& p : positions) {
-    far_field_of(shape, p.position, p.list, scratch.nodes);
-    scratch.own.clear();
-    for (const FarNode& node : scratch.nodes) {
-      const auto row = static_cast<std::int32_t>(pyramid.first[node.level] + node.index);
-      scratch.own.push_back({row, log_tokens(shape, node), p.rows, ((node.index << node.level) << 6) + node.level});
-    }
-    merge_far(entries, scratch.own, scratch.merged);
-    entries.swap(scratch.merged);
+  Bounds bounds[kQuad];
+  const int count = add_bounds(shape, positions, bounds, held);
+  if (count == 0) return;
+  merge_equal(0, held);
+  const Index top = std::min<Index>(shape.far_levels, pyramid.levels - 1);
+  const Index top_nodes = pyramid.first[top + 1] - pyramid.first[top];
+  entries.resize(2 * held.size() * static_cast<std::size_t>(top) + static_cast<std::size_t>(top_nodes) + 2);
+  FarList far(shape, pyramid, bounds, count, entries.data());
+  for (Index level = 0; level < top; ++level, merge_equal(1, held)) {
+    far.start_level(level);
+    add_siblings(held, far.nodes(level), far);
   }
+  far.start_level(top);
+  auto node = held.begin();
+  for (Index index = 0; index < top_nodes; ++index) {
+    const bool is_held = node != held.end() && node->index == index;
+    std::uint32_t rows = 0;
+    for (int i = 0; i < count; ++i) rows |= bounds[i].rows;
+    far.add(index, rows & ~(is_held ? node->rows : 0U));
+    if (is_held) ++node;
+  }
+  entries.resize(static_cast<std::size_t>(far.end() - entries.data()));
 }
 
 }  // namespace hsattn::cpu

@@ -15,15 +15,22 @@ struct QuadPosition {
   std::span<const std::int32_t> list;  // its blocks, ascending, without padding
 };
 
-// Entries of a quad by ascending unit, each unit once: the one order in which every row meets its own.
-void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::vector<Entry>& entries);
-
-// The far nodes of a quad, ordered by first block, then level.
-struct FarScratch {
-  std::vector<FarNode> nodes;
-  std::vector<FarEntry> own, merged;
+// A block or node, and the rows that keep a block in it.
+struct HeldNode {
+  std::int32_t index;
+  std::uint32_t rows;
 };
+
+// The lists of a quad's positions as one, ascending, each block once.
+void merge_lists(std::span<const QuadPosition> positions, std::vector<HeldNode>& kept);
+
+// Entries of a quad by ascending unit, each unit once: the one order in which every row meets its own.
+void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::span<const HeldNode> kept,
+                   std::vector<Entry>& entries);
+
+// The far nodes of a quad by level, then index: the one order in which every row meets its own. `held` is the merged
+// list; it is used up.
 void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
-                       FarScratch& scratch, std::vector<FarEntry>& entries);
+                       std::vector<HeldNode>& held, std::vector<FarEntry>& entries);
 
 }  // namespace hsattn::cpu

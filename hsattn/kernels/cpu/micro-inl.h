@@ -17,7 +17,7 @@ struct Panel {
 // scores[r][c] = q[r] . key c, for N vectors of keys. Each score is one chain of fused multiply-adds over dim, so its
 // bits do not depend on the shape of the tile.
 template <int N>
-HSATTN_INLINE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
+HSATTN_ALONE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
                                      Index stride) {
   F acc[kQuad][N];
   for (int r = 0; r < kQuad; ++r)
@@ -48,7 +48,7 @@ HSATTN_INLINE void scores_of_panel(const float* q, Index q_stride, Index dim, co
 
 // acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j. N vectors of columns.
 template <int N, class RowOf>
-HSATTN_INLINE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, Index column, float* acc,
+HSATTN_ALONE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, Index column, float* acc,
                                             Index acc_stride) {
   F o[kQuad][N];
   for (int r = 0; r < kQuad; ++r) {

@@ -14,6 +14,8 @@
 #include "hsattn/kernels/cpu/layout.h"
 
 #define HSATTN_INLINE static inline __attribute__((always_inline))
+// A function of its own, so that its accumulators get all registers: inlined into a long function GCC spills them.
+#define HSATTN_ALONE static __attribute__((noinline))
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 

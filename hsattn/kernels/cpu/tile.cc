@@ -99,9 +99,10 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
     Index found = 0;
     find_quad_positions(job, first, count, lists, quad, positions, &found);
     const std::span<const QuadPosition> members(positions, static_cast<std::size_t>(found));
-    build_entries(job.shape, members, scratch.entries[quad]);
+    merge_lists(members, scratch.held);
+    build_entries(job.shape, members, scratch.held, scratch.entries[quad]);
     if (job.shape.far_field) {
-      build_far_entries(job.shape, members, job.packed->pyramid, scratch.far_scratch, scratch.far_entries[quad]);
+      build_far_entries(job.shape, members, job.packed->pyramid, scratch.held, scratch.far_entries[quad]);
     }
   }
 }
