@@ -146,7 +146,7 @@ HSATTN_INLINE void serve_units_below(const BackwardJob& out, Index padded, Waiti
   }
 }
 
-static void backward_far(const PackedHead& head, const BackwardJob& out, const std::vector<FarEntry>& entries,
+static void backward_far(const PackedHead& head, const BackwardJob& out, std::span<const FarEntry> entries,
                          const BackwardRows& rows, bool careful_rows) {
   const auto count = static_cast<Index>(entries.size());
   const Index padded = head.padded_dim;
@@ -240,7 +240,7 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
       w.at = w.count = 0;
       w.careful_rows = rows_not_finite(w.rows.q, w.rows.dout, kQuad * padded);
       cursors[i] = {s.entries[base + i].data(), s.entries[base + i].data() + s.entries[base + i].size()};
-      if (job.shape.far_field) backward_far(head, out, s.far_entries[base + i], w.rows, w.careful_rows);
+      if (job.shape.far_field) backward_far(head, out, far_of(s, base + i), w.rows, w.careful_rows);
     }
     for (Index i = next_quad(cursors, some); i >= 0; i = next_quad(cursors, some)) {
       serve_units_below(out, padded, waiting, some, cursors[i].at->unit);

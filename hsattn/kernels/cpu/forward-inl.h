@@ -106,7 +106,11 @@ HSATTN_INLINE void far_scores(const PackedHead& head, const FarPanel& panel, con
   mask_scores(scores, panel.seen);
 }
 
-static void forward_far(const PackedHead& head, const std::vector<FarEntry>& entries, Index row, Scratch& s) {
+HSATTN_INLINE std::span<const FarEntry> far_of(const Scratch& s, Index quad) {
+  return {s.far_entries[quad].data(), static_cast<std::size_t>(s.far_counts[quad])};
+}
+
+static void forward_far(const PackedHead& head, std::span<const FarEntry> entries, Index row, Scratch& s) {
   const auto count = static_cast<Index>(entries.size());
   float* o = s.o.get() + row * head.padded_dim;
   for (Index at = 0; at < count; at += kPanel) {
@@ -176,7 +180,7 @@ static void forward_tile(const HeadJob& job, Index first, Index count, const For
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   reset_rows(quads * kQuad, head.padded_dim, s);
   if (job.shape.far_field) {
-    for (Index quad = 0; quad < quads; ++quad) forward_far(head, s.far_entries[quad], quad * kQuad, s);
+    for (Index quad = 0; quad < quads; ++quad) forward_far(head, far_of(s, quad), quad * kQuad, s);
   }
   Cursor cursors[kSideBySide];
   for (Index base = 0; base < quads; base += kSideBySide) {

@@ -64,8 +64,9 @@ struct Scratch {
   Buffer<std::int32_t> lists;                      // [kTile, slots]
   Buffer<Entry> cell_entries;                      // [capacity / 8]: candidates of a cell; a byte for each position
   std::vector<std::vector<Entry>> entries;         // [quads]
-  std::vector<std::vector<FarEntry>> far_entries;  // [quads]
-  std::vector<HeldNode> held;                      // merged lists of a quad
+  std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each
+  std::vector<Index> far_counts;                   // [quads]
+  std::vector<HeldNode> held;  // merged lists of a quad
   std::vector<float> hints;  // thresholds of the position before, one for each stage of the search
 
   Scratch(const HeadJob& job, bool backward);

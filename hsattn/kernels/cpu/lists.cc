@@ -120,13 +120,13 @@ void merge_equal(int shift, std::vector<HeldNode>& held) {
 class FarList {
  public:
   FarList(const PlanShape& shape, const PackedPyramid& pyramid, const Bounds* bounds, int count, FarEntry* out)
-      : shape_(shape), pyramid_(pyramid), bounds_(bounds), count_(count), out_(out) {
+      : shape_(shape), pyramid_(pyramid), bounds_(bounds), count_(count), begin_(out), out_(out) {
     common_ = kNone;
     for (int i = 0; i < count; ++i) common_ = std::min(common_, bounds[i].first);
   }
 
   Index nodes(Index level) const { return pyramid_.first[level + 1] - pyramid_.first[level]; }
-  FarEntry* end() const { return out_; }
+  Index count() const { return out_ - begin_; }
 
   void start_level(Index level) {
     level_ = level;
@@ -159,22 +159,20 @@ class FarList {
   const PackedPyramid& pyramid_;
   const Bounds* bounds_;
   int count_;
+  const FarEntry* begin_;
   FarEntry* out_;
   Index common_, common_end_ = 0, complete_ = 0, level_ = 0;  // nodes [0, common_end) lie before every bound
   std::int32_t first_ = 0;
   float bias_ = 0;
 };
 
-// Children without a kept block, of parents with one.
+// Siblings of held nodes, for the rows that do not hold the sibling itself.
 void add_siblings(const std::vector<HeldNode>& held, Index nodes, FarList& far) {
-  for (std::size_t i = 0; i < held.size();) {
-    const HeldNode node = held[i];
-    const std::int32_t odd = node.index & 1;
-    const bool pair = i + 1 < held.size() && held[i + 1].index == node.index + 1 && odd == 0;
-    const std::uint32_t other = pair ? held[i + 1].rows : 0;
-    i += pair ? 2 : 1;
-    far.add(node.index & ~1, (odd != 0 ? node.rows : other & ~node.rows));
-    if ((node.index | 1) < nodes) far.add(node.index | 1, (odd != 0 ? 0 : node.rows & ~other));
+  for (std::size_t i = 0; i < held.size(); ++i) {
+    const std::int32_t sibling = held[i].index ^ 1;
+    const std::size_t at = sibling > held[i].index ? std::min(i + 1, held.size() - 1) : i - std::min<std::size_t>(i, 1);
+    const std::uint32_t its_rows = held[at].index == sibling ? held[at].rows : 0;
+    if (sibling < nodes) far.add(sibling, held[i].rows & ~its_rows);
   }
 }
 
@@ -222,16 +220,16 @@ void build_entries(const PlanShape& shape, std::span<const QuadPosition> positio
 
 // A node is in a row's far field if its parent holds a kept block (or a bound) of the row and it does not itself; on
 // the tallest level the first condition falls away.
-void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
-                       std::vector<HeldNode>& held, std::vector<FarEntry>& entries) {
-  entries.clear();
+Index build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
+                        std::vector<HeldNode>& held, std::vector<FarEntry>& entries) {
   Bounds bounds[kQuad];
   const int count = add_bounds(shape, positions, bounds, held);
-  if (count == 0) return;
+  if (count == 0) return 0;
   merge_equal(0, held);
   const Index top = std::min<Index>(shape.far_levels, pyramid.levels - 1);
   const Index top_nodes = pyramid.first[top + 1] - pyramid.first[top];
-  entries.resize(2 * held.size() * static_cast<std::size_t>(top) + static_cast<std::size_t>(top_nodes) + 2);
+  const std::size_t most = held.size() * static_cast<std::size_t>(top) + static_cast<std::size_t>(top_nodes) + 1;
+  if (entries.size() < most) entries.resize(most);
   FarList far(shape, pyramid, bounds, count, entries.data());
   for (Index level = 0; level < top; ++level, merge_equal(1, held)) {
     far.start_level(level);
@@ -246,7 +244,7 @@ void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> pos
     far.add(index, rows & ~(is_held ? node->rows : 0U));
     if (is_held) ++node;
   }
-  entries.resize(static_cast<std::size_t>(far.end() - entries.data()));
+  return far.count();
 }
 
 }  // namespace hsattn::cpu

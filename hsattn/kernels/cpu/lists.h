@@ -29,8 +29,8 @@ void build_entries(const PlanShape& shape, std::span<const QuadPosition> positio
                    std::vector<Entry>& entries);
 
 // The far nodes of a quad by level, then index: the one order in which every row meets its own. `held` is the merged
-// list; it is used up.
-void build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
-                       std::vector<HeldNode>& held, std::vector<FarEntry>& entries);
+// list; it is used up. Returns how many: `entries` only grows.
+Index build_far_entries(const PlanShape& shape, std::span<const QuadPosition> positions, const PackedPyramid& pyramid,
+                        std::vector<HeldNode>& held, std::vector<FarEntry>& entries);
 
 }  // namespace hsattn::cpu

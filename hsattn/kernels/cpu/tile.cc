@@ -62,6 +62,7 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   }
   entries.resize(static_cast<std::size_t>(rows / kQuad));
   far_entries.resize(entries.size());
+  far_counts.resize(entries.size());
   if (job.shape.slots() == 0) return;
   lists = allocate_buffer<std::int32_t>(kTile * job.shape.slots(), what);
   if (job.lists != nullptr) return;
@@ -102,7 +103,8 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
     merge_lists(members, scratch.held);
     build_entries(job.shape, members, scratch.held, scratch.entries[quad]);
     if (job.shape.far_field) {
-      build_far_entries(job.shape, members, job.packed->pyramid, scratch.held, scratch.far_entries[quad]);
+      scratch.far_counts[quad] =
+          build_far_entries(job.shape, members, job.packed->pyramid, scratch.held, scratch.far_entries[quad]);
     }
   }
 }
