@@ -43,10 +43,12 @@ static Index items(const Cell& c) {
 // Largest number of items that one position may choose.
 static Index most_allowed(const Cell& c) {
   Index most = 0;
-  for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
+  for (int p = 0; p < c.positions; ++p) {
     Index allowed = 0;
-    for (Index i = 0; i < c.count; i += kLanes) {
-      allowed += __builtin_popcount(bits(lanes_with_bit(c.s.may.get() + i, p)));
+    for (Index i = 0; i < c.count; i += 8) {
+      std::uint64_t word;
+      __builtin_memcpy(&word, c.s.may.get() + i, sizeof word);
+      allowed += __builtin_popcountll(word >> p & 0x0101010101010101ULL);
     }
     most = max_of(most, allowed);
   }
@@ -57,14 +59,20 @@ static void choose_all(Cell& c) {
   __builtin_memcpy(c.s.chosen.get(), c.s.may.get(), static_cast<std::size_t>(c.count));
 }
 
-// Keeps only the chosen items.
+// Keeps only the chosen items. Without branches: which are chosen cannot be guessed.
 static void narrow_to_chosen(Cell& c) {
   const Index old_count = c.count;
-  c.count = 0;
+  std::int32_t* ids = c.s.ids.get();
+  std::uint8_t* may = c.s.may.get();
+  const std::uint8_t* chosen = c.s.chosen.get();
+  Index count = 0;
   for (Index i = 0; i < old_count; ++i) {
-    if (c.s.chosen[i] != 0) push(c, c.s.ids.get(), c.s.may.get(), c.s.ids[i], c.s.chosen[i]);
+    ids[count] = ids[i];
+    may[count] = chosen[i];
+    count += chosen[i] != 0 ? 1 : 0;
   }
-  pad_items(c, c.s.ids.get(), c.s.may.get(), kDimAlign);
+  c.count = count;
+  pad_items(c, ids, may, kDimAlign);
 }
 
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

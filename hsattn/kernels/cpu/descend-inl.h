@@ -18,36 +18,36 @@ static Index start_level(const Cell& c, int p) {
   return level;
 }
 
+// Active positions that may choose node `id` of a level, before their near run or behind it.
+static unsigned who_may(const Cell& c, Index level, Index id, bool right) {
+  unsigned mask = 0;
+  for (int p = 0; p < c.positions; ++p) {
+    const bool inside =
+        right ? c.right[p].size() > 0 && id >= ceil_shift(c.right[p].begin, level) : id < c.left[p].end >> level;
+    mask |= inside ? c.active & (1U << p) : 0U;
+  }
+  return mask;
+}
+
 // All nodes of one level inside the ranges of the active positions.
 static void open_level(Cell& c, Index level) {
   std::int32_t* ids = c.s.ids.get();
   std::uint8_t* may = c.s.may.get();
-  c.count = 0;
-  Index left_end = 0, right_begin = c.nodes(level);
+  Index common = c.nodes(level), left_end = 0, right_begin = c.nodes(level);
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
+    common = min_of(common, c.left[p].end >> level);
     left_end = max_of(left_end, c.left[p].end >> level);
     if (c.right[p].size() > 0) right_begin = min_of(right_begin, ceil_shift(c.right[p].begin, level));
   }
-  const auto mask_of = [&](Index id, bool right) {
-    unsigned mask = 0;
-    for (int p = 0; p < c.positions; ++p) {
-      const bool inside =
-          right ? c.right[p].size() > 0 && id >= ceil_shift(c.right[p].begin, level) : id < c.left[p].end >> level;
-      mask |= inside ? c.active & (1U << p) : 0U;
-    }
-    return mask;
-  };
-  const unsigned everyone = c.active;
-  Index common = left_end;
-  for (int p = 0; p < c.positions; ++p) {
-    if ((c.active >> p & 1U) != 0) common = min_of(common, c.left[p].end >> level);
-  }
-  for (Index id = 0; id < left_end; ++id) push(c, ids, may, id, id < common ? everyone : mask_of(id, false));
+  for (Index id = 0; id < common; ++id) ids[id] = static_cast<std::int32_t>(id);
+  __builtin_memset(may, static_cast<int>(c.active), static_cast<std::size_t>(common));
+  c.count = common;
+  for (Index id = common; id < left_end; ++id) push(c, ids, may, id, who_may(c, level, id, false));
   pad_items(c, ids, may, kPanel);
   c.right_begin = c.count;
   for (Index id = right_begin & ~(kUnit - 1); id < c.nodes(level) && right_begin < c.nodes(level); ++id) {
-    push(c, ids, may, id, mask_of(id, true));
+    push(c, ids, may, id, who_may(c, level, id, true));
   }
   pad_items(c, ids, may, kPanel);
 }
@@ -74,27 +74,32 @@ static void push_rest(Cell& c, std::int32_t* ids, std::uint8_t* may, Index level
   }
 }
 
+// Appends the children of the chosen items among [begin, end). Without branches, as in narrow_to_chosen().
+static void push_children(Cell& c, Index begin, Index end, Index nodes) {
+  std::int32_t* ids = c.s.next_ids.get();
+  std::uint8_t* may = c.s.next_may.get();
+  Index count = c.count;
+  for (Index i = begin; i < end; ++i) {
+    const std::uint8_t chosen = c.s.chosen[i];
+    const std::int32_t child = 2 * c.s.ids[i];
+    ids[count] = child;
+    ids[count + 1] = child + 1;
+    may[count] = may[count + 1] = chosen;
+    count += chosen == 0 ? 0 : child + 1 < nodes ? 2 : 1;
+  }
+  c.count = count;
+}
+
 // Items become the children of what was chosen, plus the rest of the level below.
 static void open_children(Cell& c, Index level) {
   Scratch& s = c.s;
-  const Index old_count = c.count, old_right = c.right_begin;
+  const Index old_count = c.count, old_right = min_of(c.right_begin, c.count);
   c.count = 0;
-  for (Index i = 0; i < old_count; ++i) {
-    if (i == old_right) {
-      push_rest(c, s.next_ids.get(), s.next_may.get(), level, false);
-      c.right_begin = c.count;
-      push_rest(c, s.next_ids.get(), s.next_may.get(), level, true);
-    }
-    if (s.chosen[i] == 0) continue;
-    const Index child = Index{2} * s.ids[i];
-    push(c, s.next_ids.get(), s.next_may.get(), child, s.chosen[i]);
-    if (child + 1 < c.nodes(level)) push(c, s.next_ids.get(), s.next_may.get(), child + 1, s.chosen[i]);
-  }
-  if (old_right >= old_count) {
-    push_rest(c, s.next_ids.get(), s.next_may.get(), level, false);
-    c.right_begin = c.count;
-    push_rest(c, s.next_ids.get(), s.next_may.get(), level, true);
-  }
+  push_children(c, 0, old_right, c.nodes(level));
+  push_rest(c, s.next_ids.get(), s.next_may.get(), level, false);
+  c.right_begin = c.count;
+  push_rest(c, s.next_ids.get(), s.next_may.get(), level, true);
+  push_children(c, old_right, old_count, c.nodes(level));
   pad_items(c, s.next_ids.get(), s.next_may.get(), kDimAlign);
   s.ids.swap(s.next_ids);
   s.may.swap(s.next_may);

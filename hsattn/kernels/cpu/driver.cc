@@ -78,10 +78,11 @@ class Waves {
   std::vector<PackedHead> packed_;
 };
 
-PackRequest request_for(const PlanShape& shape, bool search) {
+PackRequest request_for(const PlanShape& shape, bool search, bool rescore) {
   PackRequest request;
   request.block = shape.block;
   request.search = search && shape.slots() > 0;
+  request.rescore = request.search && rescore;
   request.far_field = shape.far_field;
   return request;
 }
@@ -117,7 +118,7 @@ std::int32_t* lists_of_head(std::int32_t* lists, const PlanShape& shape, Index h
 void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const SearchBudgets& budgets,
                  const std::int32_t* given, const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa());
-  PackRequest request = request_for(shape, given == nullptr);
+  PackRequest request = request_for(shape, given == nullptr, budgets.rescore);
   request.values = true;
   Waves waves(in.k, &in.v, request, executor);
   waves.run([&](Index first_head, Index heads) {
@@ -148,7 +149,8 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
             std::int32_t* blocks, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa());
-  PackRequest request = request_for(shape, true);
+  const SearchBudgets budgets = budgets_of(shape, options);
+  PackRequest request = request_for(shape, true, budgets.rescore);
   request.far_field = false;
   Waves waves(k, nullptr, request, executor);
   waves.run([&](Index first_head, Index heads) {
@@ -157,7 +159,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
     executor.run(heads * chunks, [&](Index task) {
       const Index head = first_head + task % heads;
       HeadJob job = head_job(q, shape, scale, head, waves.packed(task % heads));
-      job.search = budgets_of(shape, options);
+      job.search = budgets;
       Scratch scratch(job, false);
       std::int32_t* lists = lists_of_head(blocks, shape, head);
       const Index begin = (chunks - 1 - task / heads) * per_task;
@@ -261,7 +263,7 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
               const AttentionGradients& grads, Executor& executor) {
   const PlanShape& shape = plan.shape;
   const Kernels& kernels = kernels_for(selected_isa());
-  PackRequest request = request_for(shape, false);
+  PackRequest request = request_for(shape, false, false);
   request.values = request.backward = true;
   Waves waves(in.k, &in.v, request, executor);
   const Index ranges = query_ranges(shape);

@@ -57,8 +57,11 @@ struct Scratch {
   Buffer<float> sums;                              // [rows, 8]
   Buffer<float> scores;                            // [4 group, capacity]
   Buffer<float> mass;                              // [4, capacity]
-  Buffer<float> work, spare;                       // [capacity]
+  Buffer<float> work, spare;                       // [capacity], [capacity + 16]
   Buffer<float> unit_mass;                         // [capacity / 8]
+  Buffer<std::int8_t> q_int8;                      // [rows, padded dim]
+  Buffer<float> q_scales;                          // [rows]
+  Buffer<std::int32_t> q_sums;                     // [rows]: -128 times the sum of the row's bytes
   Buffer<std::int32_t> ids, next_ids;              // [capacity]
   Buffer<std::uint8_t> may, next_may, chosen;      // [capacity]
   Buffer<std::int32_t> lists;                      // [kTile, slots]
@@ -66,8 +69,8 @@ struct Scratch {
   std::vector<std::vector<Entry>> entries;         // [quads]
   std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each
   std::vector<Index> far_counts;                   // [quads]
-  std::vector<HeldNode> held;  // merged lists of a quad
-  std::vector<float> hints;  // thresholds of the position before, one for each stage of the search
+  std::vector<HeldNode> held;                      // merged lists of a quad
+  std::vector<Hint> hints;                         // one for each stage of the search
 
   Scratch(const HeadJob& job, bool backward);
 };
@@ -97,6 +100,8 @@ extern const Kernels kKernels;
 // next multiple of 4 are zero.
 void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, Index first, Index count, float factor,
                     Index padded_dim, float* rows);
+// Rounds the rows of a tile's queries to bytes: scratch.q_int8, q_scales and q_sums.
+void round_queries(const float* q, Index rows, Index padded_dim, Scratch& scratch);
 // Entries of each quad of the tile, from the lists [count, slots].
 void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Scratch& scratch);
 

@@ -19,6 +19,7 @@ constexpr Index kPanel = kUnit * kPanelUnits;  // keys of one panel
 constexpr Index kTile = 16;                    // positions whose quads walk their lists side by side
 constexpr Index kSideBySide = 32;  // quads of a tile that walk side by side; more only spread over the cache
 constexpr Index kDimAlign = 16;    // rows are padded to this many floats
+constexpr Index kMaxDim = 256;
 constexpr float kLog2e = 1.44269504088896340736F;
 constexpr float kLn2 = 0.69314718055994530942F;
 constexpr float kMasked = -3.0e38F;  // score of a token that is not seen; finite, so that no NaN arises from it
@@ -44,6 +45,12 @@ struct FarEntry {
   std::uint32_t rows;
 };
 
+// Where the search of one position found the threshold of a stage: the next position's is close by.
+struct Hint {
+  float value = 0;
+  float spread = 0;  // distance in which few scores lie
+};
+
 // Levels of pooled keys (and values): nodes of all levels one after another, coarser levels later.
 struct PackedPyramid {
   static constexpr int kMaxLevels = 40;
@@ -64,6 +71,8 @@ struct PackedHead {
   Buffer<float> values;             // [units, 8, padded dim]
   Buffer<float> values_t;           // [units, dim, 8]; backward only
   Buffer<float> key_rows;           // [units, 8, padded dim]; backward only
+  Buffer<std::uint8_t> keys_int8;   // [units, padded dim / 4, 8, 4]: rounded keys plus 128; rescoring only
+  Buffer<float> key_scales;         // [units, 8]
   Buffer<std::uint8_t> not_finite;  // [units]: bit 0 a key, bit 1 a value is NaN or Inf
   bool any_not_finite = false;
   PackedPyramid pyramid;

@@ -18,7 +18,7 @@ struct Panel {
 // bits do not depend on the shape of the tile.
 template <int N>
 HSATTN_ALONE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
-                                     Index stride) {
+                                    Index stride) {
   F acc[kQuad][N];
   for (int r = 0; r < kQuad; ++r)
     for (int c = 0; c < N; ++c) acc[r][c] = zero();
@@ -49,7 +49,7 @@ HSATTN_INLINE void scores_of_panel(const float* q, Index q_stride, Index dim, co
 // acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j. N vectors of columns.
 template <int N, class RowOf>
 HSATTN_ALONE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, Index column, float* acc,
-                                            Index acc_stride) {
+                                           Index acc_stride) {
   F o[kQuad][N];
   for (int r = 0; r < kQuad; ++r) {
     const F a = set1(scale[r]);

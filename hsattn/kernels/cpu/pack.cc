@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "hsattn/kernels/quantize.h"
+
 namespace hsattn::cpu {
 namespace {
 
@@ -22,6 +24,20 @@ void transpose_unit(const float* rows, Index stride, Index count, Index dim, flo
 void copy_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, float* out) {
   std::memset(out, 0, static_cast<std::size_t>(kUnit * padded_dim) * sizeof(float));
   for (Index j = 0; j < count; ++j) std::copy_n(rows + j * stride, dim, out + j * padded_dim);
+}
+
+// Rounds the keys of a unit, 4 dimensions of each token side by side; see PackedHead::keys_int8.
+void round_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, std::uint8_t* out,
+                float* scales) {
+  std::memset(out, 128, static_cast<std::size_t>(kUnit * padded_dim));
+  std::fill_n(scales, kUnit, 0.0F);
+  std::int8_t row[kMaxDim] = {};
+  for (Index j = 0; j < count; ++j) {
+    scales[j] = quantize(rows + j * stride, dim, kKeyLevels, row);
+    for (Index d = 0; d < dim; ++d) {
+      out[(d / 4 * kUnit + j) * 4 + d % 4] = static_cast<std::uint8_t>(row[d] + 128);
+    }
+  }
 }
 
 bool all_finite(const float* rows, Index stride, Index count, Index dim) {
@@ -91,6 +107,10 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   head.keys_t = allocate_buffer<float>(head.units * dim * kUnit, what);
   head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
   const Index rows = head.units * kUnit * head.padded_dim;
+  if (request.rescore) {
+    head.keys_int8 = allocate_buffer<std::uint8_t>(rows, what);
+    head.key_scales = allocate_buffer<float>(head.units * kUnit, what);
+  }
   if (request.values) head.values = allocate_buffer<float>(rows, what);
   if (request.backward) {
     head.values_t = allocate_buffer<float>(head.units * dim * kUnit, what);
@@ -121,6 +141,10 @@ void pack_units(const Rows<const float>& k, const Rows<const float>& v, const Pa
     const Index count = std::clamp<Index>(head.keys - first, 0, kUnit);
     const float* k_rows = k.row(count > 0 ? first : 0);
     transpose_unit(k_rows, k.stride, count, dim, head.keys_t.get() + unit * dim * kUnit);
+    if (request.rescore) {
+      round_unit(k_rows, k.stride, count, dim, pd, head.keys_int8.get() + unit * kUnit * pd,
+                 head.key_scales.get() + unit * kUnit);
+    }
     std::uint8_t flags = all_finite(k_rows, k.stride, count, dim) ? 0 : 1;
     if (request.values) {
       const float* v_rows = v.row(count > 0 ? first : 0);

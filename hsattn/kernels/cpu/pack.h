@@ -10,6 +10,7 @@ struct PackRequest {
   bool values = false;     // pack values (forward, backward)
   bool backward = false;   // also transposed values and key rows
   bool search = false;     // key pyramid with panels, for selection
+  bool rescore = false;    // keys of 8 bits
   bool far_field = false;  // key and value pyramid rows
   Index block = 8;
 };

@@ -1,35 +1,18 @@
-// Exact softmax masses of candidate blocks.
+// Softmax masses of candidate blocks, from scores of all their tokens with queries and keys rounded to bytes.
 #pragma once
 
 #include "hsattn/kernels/cpu/cell-inl.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
-// One bit for each position becomes one byte for each: 0xff where set, cut to `lanes`.
-static std::uint32_t bytes_of_bits(unsigned mask, std::uint32_t lanes) {
-  std::uint32_t bytes = 0;
-  for (unsigned p = 0; p < 4; ++p) bytes |= (mask >> p & 1U) != 0 ? lanes << (8 * p) : 0U;
-  return bytes;
-}
+// One bit for each position becomes one byte for each: 0xff where it is set.
+constexpr std::uint32_t kBytesOfBits[16] = {0x00000000, 0x000000ff, 0x0000ff00, 0x0000ffff, 0x00ff0000, 0x00ff00ff,
+                                            0x00ffff00, 0x00ffffff, 0xff000000, 0xff0000ff, 0xff00ff00, 0xff00ffff,
+                                            0xffff0000, 0xffff00ff, 0xffffff00, 0xffffffff};
 
-// The units of all candidates, and of the near run where masses have to be normalised over it.
-static Index list_candidate_units(Cell& c) {
-  const PlanShape& shape = c.job.shape;
-  const Index per_block = max_of<Index>(1, shape.block / kUnit);
-  Entry* out = c.s.cell_entries.get();
-  Index units = 0;
-  const Index count = items(c);
-  for (Index i = 0; i < count; ++i) {
-    const Index begin = c.s.ids[i] * shape.block, end = min_of(shape.keys, begin + shape.block);
-    for (Index u = 0; u < per_block; ++u) {
-      const Index unit = begin / kUnit + u;
-      const std::uint32_t lanes = lane_bits(begin - unit * kUnit, end - unit * kUnit);
-      out[units++] = {static_cast<std::int32_t>(unit * kUnit < shape.keys ? unit : 0),
-                      bytes_of_bits(c.s.may[i], lanes)};
-    }
-  }
-  if (c.job.group == 1) return units;
-  Index begin = shape.keys, end = 0;
+// The units of the tokens near the active positions, where masses have to be normalised over them.
+static Index list_near_units(const Cell& c, Entry* out) {
+  Index begin = c.job.shape.keys, end = 0, units = 0;
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0 || c.near_end[p] <= c.near_begin[p]) continue;
     begin = min_of(begin, c.near_begin[p]);
@@ -46,38 +29,107 @@ static Index list_candidate_units(Cell& c) {
   return units;
 }
 
-static void score_units(Cell& c, Index units) {
-  const Index dim = c.job.packed->dim, padded = c.job.packed->padded_dim, capacity = c.s.capacity;
-  const Entry* entries = c.s.cell_entries.get();
-  for (Index i = 0; i < units; i += kPanelUnits) {
-    const float* unit[kPanelUnits];
-    for (int u = 0; u < kPanelUnits; ++u) {
-      unit[u] = c.job.packed->keys_t.get() + entries[i + u].unit * dim * kUnit;
-    }
-    for (Index r = 0; r < c.rows(); r += kQuad) {
-      scores_of_panel(c.q + r * padded, padded, dim, unit, c.s.scores.get() + r * capacity + i * kUnit, capacity);
+// The units of all candidates, then near ones if there are several heads, then padding to whole panels. Byte p of the
+// lanes belongs to position p.
+static Index list_candidate_units(Cell& c, Index count) {
+  const PlanShape& shape = c.job.shape;
+  const Index per_block = max_of<Index>(1, shape.block / kUnit);
+  Entry* out = c.s.cell_entries.get();
+  Index units = 0;
+  for (Index i = 0; i < count; ++i) {
+    const Index begin = c.s.ids[i] * shape.block, end = min_of(shape.keys, begin + shape.block);
+    const std::uint32_t who = kBytesOfBits[c.s.may[i] & 15U];
+    for (Index u = 0; u < per_block; ++u) {
+      const Index unit = begin / kUnit + u;
+      const std::uint32_t lanes = lane_bits(begin - unit * kUnit, end - unit * kUnit) * 0x01010101U;
+      out[units++] = {static_cast<std::int32_t>(unit * kUnit < shape.keys ? unit : 0), who & lanes};
     }
   }
+  if (c.job.group > 1) units += list_near_units(c, out + units);
+  while (units % kPanelUnits != 0) out[units++] = {0, 0};
+  return units;
 }
 
 // Lanes of the units in one vector that position p may choose.
-HSATTN_INLINE M lanes_of_entries(const Entry* e, unsigned p) {
+HSATTN_INLINE M lanes_of_entries(const Entry* e, int p) {
   std::uint8_t bytes[2];
   bytes[0] = static_cast<std::uint8_t>(e[0].lanes >> (8 * p));
   bytes[1] = kLanes == 16 ? static_cast<std::uint8_t>(e[1].lanes >> (8 * p)) : 0;
   return lanes_of(bytes);
 }
 
-// Sum of exp over each unit of one row, relative to the row's largest score; returns the factor that normalises them.
-static float unit_masses(Cell& c, unsigned p, float* score, Index units) {
+// Rows of rounded queries: bytes [4, padded dim], their scales, and what offsets the 128 in the keys.
+struct RoundedRows {
+  const std::int8_t* bytes;
+  const float* scale;
+  const std::int32_t* sum;
+};
+
+// Scores of 4 rows and N vectors of units.
+template <int N, bool kVnni>
+HSATTN_ALONE void rounded_scores_of_vectors(const RoundedRows& q, const PackedHead& head, const Entry* entries,
+                                            float* scores, Index stride) {
+  constexpr int kCount = N * kUnitsPerVector;
+  const Index padded = head.padded_dim;
+  const std::uint8_t* unit[kCount];
+  const float* scale[kCount];
+  for (int u = 0; u < kCount; ++u) {
+    unit[u] = head.keys_int8.get() + entries[u].unit * kUnit * padded;
+    scale[u] = head.key_scales.get() + entries[u].unit * kUnit;
+  }
+  I acc[kQuad][N];
+  for (int r = 0; r < kQuad; ++r)
+    for (int v = 0; v < N; ++v) acc[r][v] = int_set1(q.sum[r]);
+  for (Index d = 0; d < padded; d += 4) {
+    I k[N];
+    for (int v = 0; v < N; ++v) k[v] = load_byte_units(unit + v * kUnitsPerVector, d * kUnit);
+    for (int r = 0; r < kQuad; ++r) {
+      std::int32_t four;
+      __builtin_memcpy(&four, q.bytes + r * padded + d, sizeof four);
+      const I x = int_set1(four);
+      for (int v = 0; v < N; ++v) acc[r][v] = add_byte_products<kVnni>(acc[r][v], k[v], x);
+    }
+  }
+  for (int v = 0; v < N; ++v) {
+    const F key_scale = load_units(scale + v * kUnitsPerVector, 0);
+    for (int r = 0; r < kQuad; ++r) {
+      store(scores + r * stride + v * kLanes, mul(to_float(acc[r][v]), mul(key_scale, set1(q.scale[r]))));
+    }
+  }
+}
+
+template <bool kVnni>
+static void score_units_as(Cell& c, Index units) {
+  const Index padded = c.job.packed->padded_dim, capacity = c.s.capacity;
+  constexpr int kMost = kLanes == 16 ? 4 : 2, kCount = kMost * kUnitsPerVector;
+  const Index row0 = (c.q - c.s.q.get()) / padded;
+  for (Index i = 0; i < units; i += kCount) {
+    for (Index r = 0; r < c.rows(); r += kQuad) {
+      const Index row = row0 + r;
+      const RoundedRows rows{c.s.q_int8.get() + row * padded, c.s.q_scales.get() + row, c.s.q_sums.get() + row};
+      rounded_scores_of_vectors<kMost, kVnni>(rows, *c.job.packed, c.s.cell_entries.get() + i,
+                                              c.s.scores.get() + r * capacity + i * kUnit, capacity);
+    }
+  }
+}
+
+// The largest finite score that position p may choose.
+static float largest_score(const Cell& c, int p, const float* score, Index units) {
   const Entry* entries = c.s.cell_entries.get();
   F top = set1(kMasked);
   for (Index u = 0; u < units; u += kUnitsPerVector) {
     const F x = load(score + u * kUnit);
     top = max_keep_nan(top, select(both(lanes_of_entries(entries + u, p), finite(x)), x, set1(kMasked)));
   }
-  const float exponent = exponent_above(max_of(reduce_max(top), -1.0e38F));
-  const F m = set1(exponent), floor = set1(negligible_below<true>(exponent));
+  return max_of(reduce_max(top), -1.0e38F);
+}
+
+// Sum of exp over the lanes of each unit that position p may choose, relative to a power of two near the largest; with
+// kTotal returns the factor that normalises them. Scores that are not finite count nothing.
+template <bool kHuge, bool kTotal>
+static float unit_masses(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
+  const Entry* entries = c.s.cell_entries.get();
+  const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
   std::int64_t total = 0;
   I sum = int_zero();
   for (Index u = 0; u < units; u += kPanelUnits) {
@@ -85,38 +137,56 @@ static float unit_masses(Cell& c, unsigned p, float* score, Index units) {
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(score + u * kUnit + v * kLanes);
       const M ok = both(lanes_of_entries(entries + u + v * kUnitsPerVector, p), finite(x));
-      const F w = select(ok, exp_minus<true>(max_keep_nan(floor, x), m), zero());
-      if (c.job.group > 1) sum = int_add(sum, to_fixed_point(w));
-      float lanes[kLanes];
-      store(lanes, w);
-      for (int h = 0; h < kUnitsPerVector; ++h) lane_sums[v * kUnitsPerVector + h] = half_load(lanes + h * kUnit);
+      const F w = select(ok, exp_minus<kHuge>(max_keep_nan(floor, x), m), zero());
+      if constexpr (kTotal) sum = int_add(sum, to_fixed_point(w));
+      split_units(w, lane_sums + v * kUnitsPerVector);
     }
-    half_store(c.s.unit_mass.get() + u, sums_of_units(lane_sums));
-    if (u % 2048 == 2040) {
+    half_store(out + u, sums_of_units(lane_sums));
+    if (kTotal && u % 2048 == 2040) {
       total += int_sum(sum);
       sum = int_zero();
     }
   }
+  if constexpr (!kTotal) return 1.0F;
   total += int_sum(sum);
   return total > 0 ? 1048576.0F / static_cast<float>(total) : 1.0F;
 }
 
-// Exact softmax masses of the candidate blocks, summed over the heads of each position.
+static float masses_of_row(const Cell& c, int p, const float* score, Index units, float* out) {
+  const float exponent = exponent_above(largest_score(c, p, score, units));
+  const bool huge = exponent > kHugeExponent || exponent < -kHugeExponent;
+  if (c.job.group == 1) {
+    return huge ? unit_masses<true, false>(c, p, score, units, exponent, out)
+                : unit_masses<false, false>(c, p, score, units, exponent, out);
+  }
+  return huge ? unit_masses<true, true>(c, p, score, units, exponent, out)
+              : unit_masses<false, true>(c, p, score, units, exponent, out);
+}
+
+// Masses of the candidate blocks, summed over the heads of each position.
 static void rescore(Cell& c) {
   const Index per_block = max_of<Index>(1, c.job.shape.block / kUnit);
   const Index count = items(c);
-  Index units = list_candidate_units(c);
-  while (units % kPanelUnits != 0) c.s.cell_entries[units++] = {0, 0};
-  score_units(c, units);
-  for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
+  const Index units = list_candidate_units(c, count);
+  if (has_vnni()) {
+    score_units_as<true>(c, units);
+  } else {
+    score_units_as<false>(c, units);
+  }
+  for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
-    float* mass = c.s.mass.get() + static_cast<Index>(p) * c.s.capacity;
+    float* mass = c.s.mass.get() + p * c.s.capacity;
+    const float* score = c.s.scores.get() + p * c.job.group * c.s.capacity;
+    if (c.job.group == 1 && per_block == 1) {
+      masses_of_row(c, p, score, units, mass);
+      continue;
+    }
+    float* unit_mass = c.s.unit_mass.get();
     for (Index h = 0; h < c.job.group; ++h) {
-      float* score = c.s.scores.get() + (static_cast<Index>(p) * c.job.group + h) * c.s.capacity;
-      const float factor = unit_masses(c, p, score, units);
+      const float factor = masses_of_row(c, p, score + h * c.s.capacity, units, unit_mass);
       for (Index i = 0; i < count; ++i) {
-        float sum = c.s.unit_mass[i * per_block];
-        for (Index u = 1; u < per_block; ++u) sum += c.s.unit_mass[i * per_block + u];
+        float sum = unit_mass[i * per_block];
+        for (Index u = 1; u < per_block; ++u) sum += unit_mass[i * per_block + u];
         mass[i] = h == 0 ? sum * factor : mass[i] + sum * factor;
       }
     }

@@ -11,18 +11,24 @@
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
+// The k best of a stage for each position: their bits go to c.s.chosen.
 static void choose(Cell& c, Index k, std::size_t stage, bool by_mass) {
   __builtin_memset(c.s.chosen.get(), 0, static_cast<std::size_t>(c.count));
   for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
     if ((c.active >> p & 1U) == 0) continue;
     const float* rank = by_mass ? c.s.mass.get() + static_cast<Index>(p) * c.s.capacity : rank_of_nodes(c, p);
-    top_k(rank, c.s.may.get(), p, c.count, k, c.s.work.get(), c.s.spare.get(), &c.s.hints[stage], c.s.chosen.get());
+    const Threshold t =
+        find_threshold(rank, c.s.may.get(), p, c.count, k, c.s.work.get(), c.s.spare.get(), &c.s.hints[stage]);
+    const auto flag = static_cast<std::uint8_t>(1U << p);
+    std::uint8_t* chosen = c.s.chosen.get();
+    for_each_chosen(c.s.work.get(), c.count, t, [&](Index i, M lanes) { mark_lanes(chosen + i, lanes, flag); });
   }
 }
 
 // Sinks, then the chosen blocks, then padding.
 static void write_lists(Cell& c, std::int32_t* lists) {
   const PlanShape& shape = c.job.shape;
+  std::int32_t* blocks = c.s.next_ids.get();
   for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
     if ((c.active >> p & 1U) == 0) continue;
     std::int32_t* list = lists + static_cast<Index>(p) * shape.slots();
@@ -30,10 +36,12 @@ static void write_lists(Cell& c, std::int32_t* lists) {
     for (Index b = 0; b < shape.sinks && b < shape.blocks(); ++b) {
       if (c.left[p].contains(b) || c.right[p].contains(b)) list[used++] = static_cast<std::int32_t>(b);
     }
-    for (Index i = 0; i < c.count; ++i) {
-      if ((c.s.chosen[i] >> p & 1U) != 0) list[used++] = c.s.ids[i];
+    Index found = 0;
+    for (Index i = 0; i < c.count; i += kLanes) {
+      found += compress(blocks + found, c.s.ids.get() + i, lanes_with_bit(c.s.chosen.get() + i, p));
     }
-    while (used < shape.slots()) list[used++] = -1;
+    __builtin_memcpy(list + used, blocks, static_cast<std::size_t>(found) * sizeof *list);
+    for (used += found; used < shape.slots(); ++used) list[used] = -1;
   }
 }
 
@@ -52,8 +60,8 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
     open_children(c, level - 1);
     whole_level = false;
   }
-  for (Index i = 0; i < c.count; ++i) {
-    if (c.s.ids[i] < b.sinks) c.s.may[i] = 0;  // attended anyway
+  for (Index i = 0; i < c.count; ++i) {  // sinks are attended anyway
+    c.s.may[i] = c.s.ids[i] < b.sinks ? std::uint8_t{0} : c.s.may[i];
   }
   const Index wanted = b.rescore ? b.candidates : b.kept;
   if (most_allowed(c) <= wanted) {
@@ -106,6 +114,7 @@ static void search_cell(Cell& c, Index first, std::int32_t* lists) {
 }
 
 static void select_tile(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
+  if (job.search.rescore) round_queries(s.q.get(), count * job.group, job.packed->padded_dim, s);
   for (Index p = 0; p < count; p += kQuad) {
     Cell cell{job, s, s.q.get() + p * job.group * job.packed->padded_dim, min_of<Index>(kQuad, count - p)};
     search_cell(cell, first + p, lists + p * job.shape.slots());

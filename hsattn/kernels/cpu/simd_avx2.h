@@ -65,3 +65,43 @@ HSATTN_INLINE H sums_of_units(const H* u) {
   const H b = _mm256_hadd_ps(_mm256_hadd_ps(u[4], u[5]), _mm256_hadd_ps(u[6], u[7]));
   return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
+HSATTN_INLINE M above(F x, F y) { return _mm256_cmp_ps(x, y, _CMP_GT_OQ); }
+HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
+  const __m256i lanes = _mm256_castps_si256(m);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  const __m128i marks = _mm_and_si128(_mm_packs_epi16(words, words), _mm_set1_epi8(static_cast<char>(flag)));
+  auto* p = reinterpret_cast<__m128i*>(bytes);
+  _mm_storel_epi64(p, _mm_or_si128(_mm_loadl_epi64(p), marks));
+}
+// Which lanes go where: for each mask, the indices of its lanes.
+struct CompressTable {
+  std::uint8_t lane[256][8];
+  constexpr CompressTable() : lane{} {
+    for (int mask = 0; mask < 256; ++mask) {
+      for (int i = 0, count = 0; i < 8; ++i) {
+        if ((mask >> i & 1) != 0) lane[mask][count++] = static_cast<std::uint8_t>(i);
+      }
+    }
+  }
+};
+constexpr CompressTable kCompress;
+HSATTN_INLINE Index compress(std::int32_t* out, const std::int32_t* in, M m) {
+  const auto mask = static_cast<unsigned>(_mm256_movemask_ps(m));
+  const __m256i order = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kCompress.lane[mask])));
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(x, order));
+  return __builtin_popcount(mask);
+}
+HSATTN_INLINE I int_set1(std::int32_t x) { return _mm256_set1_epi32(x); }
+HSATTN_INLINE F to_float(I x) { return _mm256_cvtepi32_ps(x); }
+HSATTN_INLINE I load_byte_units(const std::uint8_t* const* unit, Index offset) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(unit[0] + offset));
+}
+template <bool kVnni>
+HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
+  const I pairs = _mm256_maddubs_epi16(bytes, signed_bytes);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+HSATTN_INLINE bool has_vnni() { return false; }
+HSATTN_INLINE M lanes_of_word(unsigned word) { return mask_from_bits(word); }
+HSATTN_INLINE void split_units(F x, H* unit) { unit[0] = x; }

@@ -58,3 +58,38 @@ HSATTN_INLINE H sums_of_units(const H* u) {
   const H b = _mm256_hadd_ps(_mm256_hadd_ps(u[4], u[5]), _mm256_hadd_ps(u[6], u[7]));
   return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
+HSATTN_INLINE M above(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
+// bytes[i] |= flag in the lanes of m.
+HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
+  auto* p = reinterpret_cast<__m128i*>(bytes);
+  _mm_storeu_si128(p, _mm_or_si128(_mm_loadu_si128(p), _mm_maskz_set1_epi8(m, static_cast<char>(flag))));
+}
+// Writes the lanes of m one after another, and rubbish up to a whole vector; returns how many.
+HSATTN_INLINE Index compress(std::int32_t* out, const std::int32_t* in, M m) {
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(m, _mm512_loadu_si512(in)));
+  return __builtin_popcount(m);
+}
+// Products of bytes: each 32-bit lane adds 4 products of an unsigned and a signed byte.
+HSATTN_INLINE I int_set1(std::int32_t x) { return _mm512_set1_epi32(x); }
+HSATTN_INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+HSATTN_INLINE I load_byte_units(const std::uint8_t* const* unit, Index offset) {
+  const auto* low = reinterpret_cast<const __m256i*>(unit[0] + offset);
+  const auto* high = reinterpret_cast<const __m256i*>(unit[1] + offset);
+  return _mm512_inserti32x8(_mm512_castsi256_si512(_mm256_loadu_si256(low)), _mm256_loadu_si256(high), 1);
+}
+template <bool kVnni>
+HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
+  if constexpr (kVnni) {  // the intrinsic would need the instruction set for the whole file
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(signed_bytes));
+    return sum;
+  } else {
+    const I pairs = _mm512_maddubs_epi16(bytes, signed_bytes);
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+  }
+}
+HSATTN_INLINE bool has_vnni() { return __builtin_cpu_supports("avx512vnni") != 0; }
+HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
+HSATTN_INLINE void split_units(F x, H* unit) {
+  unit[0] = _mm512_castps512_ps256(x);
+  unit[1] = _mm512_extractf32x8_ps(x, 1);
+}

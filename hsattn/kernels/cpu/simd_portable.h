@@ -95,3 +95,35 @@ HSATTN_INLINE H sums_of_units(const H* u) {
   }
   return sums;
 }
+HSATTN_INLINE M above(F x, F y) { return bits_of(x > y); }
+HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
+  for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<std::uint8_t>(bytes[i] | ((m >> i & 1) != 0 ? flag : 0));
+}
+HSATTN_INLINE Index compress(std::int32_t* out, const std::int32_t* in, M m) {
+  Index count = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    __builtin_memcpy(out + count, in + i, sizeof *in);
+    count += m >> i & 1;
+  }
+  return count;
+}
+HSATTN_INLINE I int_set1(std::int32_t x) { return I{} + x; }
+HSATTN_INLINE F to_float(I x) { return __builtin_convertvector(x, F); }
+typedef std::uint8_t Bytes __attribute__((vector_size(64)));
+typedef std::int8_t SignedBytes __attribute__((vector_size(64)));
+HSATTN_INLINE I load_byte_units(const std::uint8_t* const* unit, Index offset) {
+  I x;
+  __builtin_memcpy(&x, unit[0] + offset, 32);
+  __builtin_memcpy(reinterpret_cast<char*>(&x) + 32, unit[1] + offset, 32);
+  return x;
+}
+template <bool kVnni>
+HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
+  const auto a = reinterpret_cast<Bytes>(bytes);
+  const auto b = reinterpret_cast<SignedBytes>(signed_bytes);
+  for (int i = 0; i < 4 * kLanes; ++i) sum[i / 4] += static_cast<std::int32_t>(a[i]) * b[i];
+  return sum;
+}
+HSATTN_INLINE bool has_vnni() { return false; }
+HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
+HSATTN_INLINE void split_units(F x, H* unit) { __builtin_memcpy(unit, &x, sizeof x); }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "hsattn/kernels/cpu/kernels.h"
+#include "hsattn/kernels/quantize.h"
 
 namespace hsattn::cpu {
 namespace {
@@ -70,7 +71,7 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   scores = allocate_buffer<float>(round_up(kQuad * job.group, kQuad) * capacity, what);
   mass = allocate_buffer<float>(kQuad * capacity, what);
   work = allocate_buffer<float>(capacity, what);
-  spare = allocate_buffer<float>(capacity, what);
+  spare = allocate_buffer<float>(capacity + kDimAlign, what);
   unit_mass = allocate_buffer<float>(capacity / kUnit + kUnit, what);
   cell_entries = allocate_buffer<Entry>(capacity / kUnit + kUnit, what);
   ids = allocate_buffer<std::int32_t>(capacity, what);
@@ -78,7 +79,11 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   may = allocate_buffer<std::uint8_t>(capacity, what);
   next_may = allocate_buffer<std::uint8_t>(capacity, what);
   chosen = allocate_buffer<std::uint8_t>(capacity, what);
-  hints.assign(PackedPyramid::kMaxLevels + 3, 0.0F);
+  hints.assign(PackedPyramid::kMaxLevels + 3, Hint{});
+  if (!job.search.rescore) return;
+  q_int8 = allocate_buffer<std::int8_t>(rows * padded, what);
+  q_scales = allocate_buffer<float>(rows, what);
+  q_sums = allocate_buffer<std::int32_t>(rows, what);
 }
 
 void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, Index first, Index count, float factor,
@@ -90,6 +95,16 @@ void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, 
       float* to = rows + (p * group + g) * padded_dim;
       for (Index d = 0; d < x.dim; ++d) to[d] = from[d] * factor;
     }
+  }
+}
+
+void round_queries(const float* q, Index rows, Index padded_dim, Scratch& scratch) {
+  for (Index row = 0; row < round_up(rows, kQuad); ++row) {
+    std::int8_t* bytes = scratch.q_int8.get() + row * padded_dim;
+    scratch.q_scales[row] = quantize(q + row * padded_dim, padded_dim, kQueryLevels, bytes);
+    std::int32_t sum = 0;
+    for (Index d = 0; d < padded_dim; ++d) sum += bytes[d];
+    scratch.q_sums[row] = -128 * sum;
   }
 }
 

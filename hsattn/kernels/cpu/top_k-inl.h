@@ -1,10 +1,16 @@
 // Exact top-k of masked scores. The result is a pure function of scores, mask and k: the k largest, ties to the lower
-// index. A guess (the threshold of the position before) only changes how fast it is found.
+// index. A hint (where the position before had its threshold) only changes how fast it is found.
 #pragma once
 
 #include "hsattn/kernels/cpu/simd.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
+
+// All scores above `value` are chosen, and the first `ties` of those that equal it; ties -1: all of them.
+struct Threshold {
+  float value;
+  Index ties;
+};
 
 // Elements of x[0, n) that are at least t; n a multiple of 16.
 HSATTN_INLINE Index count_at_least(const float* x, Index n, float t) {
@@ -46,87 +52,122 @@ struct Bracket {
   Index from_low, from_high;  // elements at least low, at least high
 };
 
-// Narrows the bracket around the k-th largest of x until few elements are left in it.
-static Bracket narrow(const float* x, Index n, Index k, Bracket b, float smallest, float largest, float guess) {
-  constexpr Index kFew = 48;
-  float step = (largest - smallest) * 0.02F;
-  bool low_known = false, high_known = false;
-  for (int round = 0; round < 16 && b.from_low - b.from_high > kFew && b.from_low != k; ++round) {
-    float t = guess;
-    if (round > 0 || !(t > smallest && t < largest)) {
-      if (low_known && high_known) {
-        t = 0.5F * (b.low + b.high);
-      } else if (low_known) {
-        t = b.low + step;
-      } else if (high_known) {
-        t = b.high - step;
-      } else {
-        t = 0.5F * (smallest + largest);
-      }
-      step *= 3;
-    }
-    if (!(t > b.low && t < b.high)) t = 0.5F * (max_of(b.low, smallest) + min_of(b.high, largest));
+constexpr Index kFew = 24;  // scores among which the threshold is looked for one by one
+
+// Halves the bracket around the k-th largest of x until few elements are left in it.
+static Bracket narrow(const float* x, Index n, Index k, Bracket b) {
+  for (int round = 0; round < 24 && b.from_low - b.from_high > kFew && b.from_low != k; ++round) {
+    const float t = 0.5F * b.low + 0.5F * b.high;
     if (!(t > b.low && t < b.high)) break;
     const Index count = count_at_least(x, n, t);
     if (count >= k) {
       b.low = t;
       b.from_low = count;
-      low_known = true;
     } else {
       b.high = t;
       b.from_high = count;
-      high_known = true;
     }
   }
   return b;
 }
 
-// Sets bit `bit` in chosen[i] for the k best of the items that may be chosen (bit `bit` of may[i]). n is a multiple of
-// 16; work and spare have room for n. Scores that are not finite rank last.
-static void top_k(const float* score, const std::uint8_t* may, unsigned bit, Index n, Index k, float* work,
-                  float* spare, float* guess, std::uint8_t* chosen) {
-  const float infinity = __builtin_inff();
-  F top = set1(kMasked), bottom = set1(-kMasked);
-  Index allowed = 0;
+// What one pass over the scores of a stage finds.
+struct Survey {
+  Index allowed = 0, from_low = 0, from_high = 0;
+  float smallest = 0, largest = 0;
+};
+
+// Copies the scores that bit `bit` of `may` allows to `work`, -inf elsewhere; those that are not finite become the
+// lowest. Counts how many reach two thresholds.
+static Survey survey(const float* score, const std::uint8_t* may, unsigned bit, Index n, float low, float high,
+                     float* work) {
+  const F outside = set1(-__builtin_inff()), lowest = set1(kMasked);
+  F top = lowest, bottom = set1(-kMasked);
+  Survey out;
   for (Index i = 0; i < n; i += kLanes) {
     const M ok = lanes_with_bit(may + i, bit);
     const F s = load(score + i);
-    const F value = select(finite(s), s, set1(kMasked));
-    allowed += __builtin_popcount(bits(ok));
-    top = max_keep_nan(top, select(ok, value, set1(kMasked)));
-    bottom = min_keep_nan(bottom, select(ok, value, set1(-kMasked)));
-    store(work + i, select(ok, value, set1(-infinity)));
+    const F value = select(finite(s), s, lowest);
+    const F masked = select(ok, value, outside);
+    out.allowed += __builtin_popcount(bits(ok));
+    out.from_low += __builtin_popcount(bits(at_least(masked, set1(low))));
+    out.from_high += __builtin_popcount(bits(at_least(masked, set1(high))));
+    top = max_keep_nan(top, masked);
+    bottom = min_keep_nan(bottom, select(ok, value, bottom));
+    store(work + i, masked);
   }
-  const auto flag = static_cast<std::uint8_t>(1U << bit);
-  if (allowed <= k) {
-    for (Index i = 0; i < n; ++i) chosen[i] = static_cast<std::uint8_t>(chosen[i] | (may[i] & flag));
-    return;
+  out.largest = reduce_max(top);
+  out.smallest = -reduce_max(sub(zero(), bottom));
+  return out;
+}
+
+// The bracket that the hint suggests, if the survey bears it out; else one that holds everything.
+HSATTN_INLINE Bracket first_bracket(const Survey& s, Index k, float low, float high, Hint* hint) {
+  Bracket b{s.smallest, __builtin_inff(), s.allowed, 0};
+  const bool low_holds = s.from_low >= k && low >= s.smallest, high_holds = s.from_high < k && high <= s.largest;
+  if (low_holds) {
+    b.low = low;
+    b.from_low = s.from_low;
   }
-  const float largest = reduce_max(top);
-  const float smallest = -reduce_max(sub(zero(), bottom));
-  const Bracket b = narrow(work, n, k, {smallest, infinity, allowed, 0}, smallest, largest, *guess);
+  if (high_holds) {
+    b.high = high;
+    b.from_high = s.from_high;
+  } else {  // just above the largest score
+    const float next = s.largest + 1e-6F * __builtin_fabsf(s.largest) + 1e-30F;
+    if (next > s.largest) b.high = next;
+  }
+  const bool good = low_holds && high_holds;
+  const float widest = 0.25F * (s.largest - s.smallest);
+  if (!good) {
+    hint->spread = min_of(2 * hint->spread + 1e-3F * (s.largest - s.smallest), widest);
+  } else if (b.from_low - b.from_high > kFew) {
+    hint->spread *= 0.75F;
+  }
+  return b;
+}
+
+// The threshold of the k best of the items that bit `bit` of may[i] allows. n is a multiple of 16; work, where their
+// scores are left, and spare have room for n and a vector more.
+static Threshold find_threshold(const float* score, const std::uint8_t* may, unsigned bit, Index n, Index k,
+                                float* work, float* spare, Hint* hint) {
+  const float low = hint->value - hint->spread, high = hint->value + hint->spread;
+  const Survey s = survey(score, may, bit, n, low, high, work);
+  if (s.allowed <= k) return {kMasked, -1};
+  Bracket b = first_bracket(s, k, low, high, hint);
+  if (b.from_low - b.from_high > 4 * kFew) b = narrow(work, n, k, b);
   Index inside = 0;
   for (Index i = 0; i < n; i += kLanes) {
     const F x = load(work + i);
-    const unsigned in = bits(at_least(x, set1(b.low))) & ~bits(at_least(x, set1(b.high)));
-    if (in != 0) {
-      for (unsigned left = in; left != 0; left &= left - 1) spare[inside++] = work[i + __builtin_ctz(left)];
-    }
+    const M in = both(at_least(x, set1(b.low)), above(set1(b.high), x));
+    inside +=
+        compress(reinterpret_cast<std::int32_t*>(spare + inside), reinterpret_cast<const std::int32_t*>(work + i), in);
   }
-  const float threshold = b.from_low == k ? b.low : kth_largest(spare, inside, k - b.from_high);
-  *guess = threshold;
-  Index ties = k - (b.from_low == k ? 0 : b.from_high);  // how many of the bracket are wanted
-  if (b.from_low != k) {
-    for (Index i = 0; i < inside; ++i) ties -= spare[i] > threshold ? 1 : 0;
+  const Index want = k - b.from_high;
+  const float value = kth_largest(spare, inside, want);
+  hint->value = value;
+  Index more = 0, equal = 0;
+  for (Index i = 0; i < inside; ++i) {
+    more += spare[i] > value ? 1 : 0;
+    equal += spare[i] == value ? 1 : 0;
   }
-  const bool exact = b.from_low == k;  // all that reach the threshold are wanted
+  return {value, more + equal == want ? -1 : want - more};
+}
+
+// Calls take(i, lanes) for each vector of items, with the lanes that are chosen.
+template <class Take>
+HSATTN_INLINE void for_each_chosen(const float* work, Index n, Threshold t, const Take& take) {
+  const F value = set1(t.value);
   for (Index i = 0; i < n; i += kLanes) {
     const F x = load(work + i);
-    for (unsigned left = bits(at_least(x, set1(threshold))); left != 0; left &= left - 1) {
-      const Index at = i + __builtin_ctz(left);
-      if (!exact && work[at] == threshold && ties-- <= 0) continue;
-      chosen[at] = static_cast<std::uint8_t>(chosen[at] | flag);
+    if (t.ties < 0) {
+      take(i, at_least(x, value));
+      continue;
     }
+    unsigned chosen = bits(above(x, value));
+    for (unsigned equal = bits(at_least(x, value)) & ~chosen; equal != 0 && t.ties > 0; equal &= equal - 1, --t.ties) {
+      chosen |= equal & ~(equal - 1);
+    }
+    take(i, lanes_of_word(chosen));
   }
 }
 

@@ -41,7 +41,7 @@ struct SearchBudget {
 
 /// One choice of the search: `kept` of the `nodes`, the highest `scores`, ties to the lower index.
 struct Stage {
-  Index level = 0;  ///< level above blocks; kRescore for the exact masses of candidate blocks
+  Index level = 0;  ///< level above blocks; kRescore for the masses of candidate blocks
   std::vector<Index> nodes;
   std::vector<double> scores;
   std::vector<Index> kept;  ///< ascending

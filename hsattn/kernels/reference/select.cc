@@ -4,12 +4,24 @@
 #include <numeric>
 
 #include "hsattn/base/math.h"
+#include "hsattn/kernels/quantize.h"
 #include "hsattn/kernels/reference/reference.h"
 
 namespace hsattn::reference {
 namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+// A vector as rescoring sees it: rounded to bytes with one scale.
+std::vector<double> rounded(std::span<const double> x, double factor, int levels) {
+  std::vector<float> single(x.size());
+  for (std::size_t d = 0; d < x.size(); ++d) single[d] = static_cast<float>(x[d]) * static_cast<float>(factor);
+  std::vector<std::int8_t> bytes(x.size());
+  const double scale = quantize(single.data(), static_cast<Index>(x.size()), levels, bytes.data());
+  std::vector<double> out(x.size());
+  for (std::size_t d = 0; d < x.size(); ++d) out[d] = scale * bytes[d];
+  return out;
+}
 
 // The past of a position, and which nodes lie wholly inside it.
 class Past {
@@ -68,12 +80,13 @@ struct Search {
     return total;
   }
 
-  // Exact softmax mass of each block over the tokens of all `blocks` and of the near run, summed over the heads. A
-  // single head orders by the logarithm of the mass.
+  // Softmax mass of each block over the tokens of all `blocks` and of the near run, with queries and keys rounded to
+  // bytes, summed over the heads. A single head orders by the logarithm of the mass.
   std::vector<double> score_tokens(const std::vector<Index>& blocks) const {
     std::vector<double> total(blocks.size(), 0.0);
     const Range near = shape.near(position);
-    for (const std::span<const double> q : queries) {
+    for (const std::span<const double> query : queries) {
+      const std::vector<double> q = rounded(query, scale, kQueryLevels);
       std::vector<double> block_lse(blocks.size());
       for (std::size_t j = 0; j < blocks.size(); ++j) {
         block_lse[j] = tokens_lse(q, {blocks[j] * shape.block, std::min((blocks[j] + 1) * shape.block, shape.keys)});
@@ -89,9 +102,12 @@ struct Search {
     return total;
   }
 
+  // `q` and its keys rounded; the scale is in q.
   double tokens_lse(std::span<const double> q, Range tokens) const {
     std::vector<double> score;
-    for (Index t = tokens.begin; t < tokens.end; ++t) score.push_back(scale * dot(q, keys.tokens.row(t)));
+    for (Index t = tokens.begin; t < tokens.end; ++t) {
+      score.push_back(dot(q, rounded(keys.tokens.row(t), 1.0, kKeyLevels)));
+    }
     return log_sum_exp(score);
   }
 
