@@ -2,8 +2,11 @@
 // all kernels and the reference, so that they choose from the same numbers.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "hsattn/base/types.h"
@@ -18,20 +21,23 @@ constexpr int kQueryLevels = 64;
 // x[i] is about out[i] * (returned scale), with |out[i]| at most `levels`. A vector with NaN or Inf becomes zeros with
 // scale NaN; one of tiny numbers becomes zeros with scale 0.
 inline float quantize(const float* x, Index count, int levels, std::int8_t* out) {
-  float largest = 0, not_finite = 0;  // x * 0 is 0 for finite x, NaN otherwise
+  std::int32_t largest_bits = 0;  // magnitudes order as integers do; those of NaN and Inf are the largest
   for (Index i = 0; i < count; ++i) {
-    const float a = std::fabs(x[i]);
-    largest = a > largest ? a : largest;
-    not_finite += x[i] * 0.0F;
+    std::int32_t bits = 0;
+    std::memcpy(&bits, x + i, sizeof bits);
+    largest_bits = std::max(largest_bits, bits & 0x7fffffff);
   }
-  const bool usable = not_finite == 0.0F && largest > 1e-30F;
-  const float inverse = usable ? static_cast<float>(levels) / largest : 0.0F;
+  const auto largest = std::bit_cast<float>(largest_bits);
+  if (!(largest > 1e-30F && largest <= std::numeric_limits<float>::max())) {
+    std::fill_n(out, count, std::int8_t{0});
+    return largest <= 1e-30F ? 0.0F : std::numeric_limits<float>::quiet_NaN();
+  }
+  const float inverse = static_cast<float>(levels) / largest;
   for (Index i = 0; i < count; ++i) {
-    const float scaled = usable ? x[i] * inverse : 0.0F;
-    out[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(scaled + (scaled < 0 ? -0.5F : 0.5F)));
+    const float scaled = x[i] * inverse;
+    out[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(scaled + std::copysign(0.5F, scaled)));
   }
-  if (not_finite != 0.0F || not_finite != not_finite) return std::numeric_limits<float>::quiet_NaN();
-  return usable ? largest / static_cast<float>(levels) : 0.0F;
+  return largest / static_cast<float>(levels);
 }
 
 }  // namespace hsattn

@@ -92,7 +92,7 @@ void check_problem(const Problem& p, std::uint64_t seed, Count& count) {
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.kv_heads; ++h) {
       const reference::Pyramid keys =
-          reference::make_pyramid(reference::load_head(in.k.view(), b, h), plan.shape.block);
+          reference::make_search_pyramid(reference::load_head(in.k.view(), b, h), plan.shape.block);
       std::vector<reference::Matrix> heads;
       for (Index g = 0; g < p.group(); ++g) heads.push_back(reference::load_head(in.q.view(), b, h * p.group() + g));
       for (Index i = 0; i < p.queries; ++i) {

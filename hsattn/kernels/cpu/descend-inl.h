@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hsattn/kernels/cpu/cell-inl.h"
+#include "hsattn/kernels/cpu/rounded-inl.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
@@ -52,55 +53,67 @@ static void open_level(Cell& c, Index level) {
   pad_items(c, ids, may, kPanel);
 }
 
-// Nodes of the level that lie in a range whose parents do not: the odd one at the inner edge of each range.
-static void push_rest(Cell& c, std::int32_t* ids, std::uint8_t* may, Index level, bool right) {
-  Index at[kQuad];
-  for (int p = 0; p < c.positions; ++p) {
-    at[p] = -1;
-    if ((c.active >> p & 1U) == 0) continue;
-    if (!right && (c.left[p].end >> level) % 2 == 1) at[p] = (c.left[p].end >> level) - 1;
-    const Index begin = ceil_shift(c.right[p].begin, level);
-    if (right && c.right[p].size() > 0 && begin % 2 == 1 && begin < c.nodes(level)) at[p] = begin;
+// The item of node `id`, whose unit is added behind the others unless it is among the last few of them from `begin` on.
+static Index item_of(Cell& c, Index id, Index begin, std::int32_t* ids, std::uint8_t* may) {
+  const Index unit = id & ~(kUnit - 1);
+  for (Index i = c.count - kUnit; i >= begin && i >= c.count - 2 * kQuad * kUnit; i -= kUnit) {
+    if (ids[i] == unit) return i + id - unit;
   }
+  for (Index j = 0; j < kUnit; ++j) push(c, ids, may, unit + j, 0);
+  return c.count - kUnit + id - unit;
+}
+
+// Nodes of the level that lie in a range whose parents do not: the odd one at the inner edge of each range.
+static void push_rest(Cell& c, std::int32_t* ids, std::uint8_t* may, Index level, Index from, bool right) {
   for (int p = 0; p < c.positions; ++p) {
-    if (at[p] < 0) continue;
-    unsigned mask = 0;
-    for (int o = p; o < c.positions; ++o) {
-      if (at[o] != at[p] || (o != p && at[p] < 0)) continue;
-      mask |= 1U << o;
-    }
-    push(c, ids, may, at[p], mask);
-    for (int o = p + 1; o < c.positions; ++o) at[o] = (mask >> o & 1U) != 0 ? -1 : at[o];
+    if ((c.active >> p & 1U) == 0) continue;
+    const Index end = c.left[p].end >> level, begin = ceil_shift(c.right[p].begin, level);
+    Index id = -1;
+    if (!right && end % 2 == 1) id = end - 1;
+    if (right && c.right[p].size() > 0 && begin % 2 == 1 && begin < c.nodes(level)) id = begin;
+    if (id < 0) continue;
+    const Index item = item_of(c, id, from, ids, may);
+    may[item] = static_cast<std::uint8_t>(may[item] | 1U << p);
   }
 }
 
-// Appends the children of the chosen items among [begin, end). Without branches, as in narrow_to_chosen().
-static void push_children(Cell& c, Index begin, Index end, Index nodes) {
+// Appends the children of the chosen items among [begin, end): the 8 children of 4 nodes are a unit. Without branches,
+// as in narrow_to_chosen().
+static void push_children(Cell& c, Index begin, Index end) {
   std::int32_t* ids = c.s.next_ids.get();
   std::uint8_t* may = c.s.next_may.get();
   Index count = c.count;
-  for (Index i = begin; i < end; ++i) {
-    const std::uint8_t chosen = c.s.chosen[i];
-    const std::int32_t child = 2 * c.s.ids[i];
-    ids[count] = child;
-    ids[count + 1] = child + 1;
-    may[count] = may[count + 1] = chosen;
-    count += chosen == 0 ? 0 : child + 1 < nodes ? 2 : 1;
+  for (Index i = begin; i < end; i += kQuad) {
+    std::uint32_t chosen = 0;
+    __builtin_memcpy(&chosen, c.s.chosen.get() + i, sizeof chosen);
+    for (Index j = 0; j < kUnit; ++j) {
+      ids[count + j] = static_cast<std::int32_t>(2 * c.s.ids[i] + j);
+      may[count + j] = static_cast<std::uint8_t>(chosen >> (8 * (j / 2)));
+    }
+    count += chosen != 0 ? kUnit : 0;
   }
   c.count = count;
 }
 
-// Items become the children of what was chosen, plus the rest of the level below.
+// Items become the units of what was chosen and of the rest of the level below.
 static void open_children(Cell& c, Index level) {
   Scratch& s = c.s;
+  std::int32_t* ids = s.next_ids.get();
+  std::uint8_t* may = s.next_may.get();
   const Index old_count = c.count, old_right = min_of(c.right_begin, c.count);
   c.count = 0;
-  push_children(c, 0, old_right, c.nodes(level));
-  push_rest(c, s.next_ids.get(), s.next_may.get(), level, false);
+  push_children(c, 0, old_right);
+  push_rest(c, ids, may, level, 0, false);
   c.right_begin = c.count;
-  push_rest(c, s.next_ids.get(), s.next_may.get(), level, true);
-  push_children(c, old_right, old_count, c.nodes(level));
-  pad_items(c, s.next_ids.get(), s.next_may.get(), kDimAlign);
+  push_rest(c, ids, may, level, c.right_begin, true);
+  for (Index i = old_right; i < old_count; ++i) {
+    if (s.chosen[i] == 0) continue;
+    const Index item = item_of(c, Index{2} * s.ids[i], c.right_begin, ids, may);
+    may[item] = static_cast<std::uint8_t>(may[item] | s.chosen[i]);
+    may[item + 1] = static_cast<std::uint8_t>(may[item + 1] | s.chosen[i]);
+  }
+  for (Index i = 0; i < c.count; ++i) may[i] = ids[i] < c.nodes(level) ? may[i] : std::uint8_t{0};
+  for (Index j = 0; c.count % kPanel != 0; j = (j + 1) % kUnit) push(c, ids, may, j, 0);
   s.ids.swap(s.next_ids);
   s.may.swap(s.next_may);
 }
@@ -118,29 +131,12 @@ static void add_ragged_bias(Cell& c, Index level) {
   }
 }
 
-// q . key mean of every item, for all rows of the cell. Whole levels are scored from transposed panels, gathered nodes
-// from rows: which of the two depends only on the position and the level.
-static void score_items(Cell& c, Index level, bool whole_level) {
-  const Index dim = c.job.packed->dim, padded = c.job.packed->padded_dim, capacity = c.s.capacity;
+// q . key mean of every item, for all rows of the cell.
+static void score_items(Cell& c, Index level) {
   const PackedPyramid& p = c.pyramid();
-  if (whole_level) {
-    for (Index i = 0; i < c.count; i += kPanel) {
-      const float* unit[kPanelUnits];
-      const float* first = p.key_panels.get() + (p.first_panel[level] + c.s.ids[i] / kUnit) * dim * kUnit;
-      for (int u = 0; u < kPanelUnits; ++u) unit[u] = first + u * dim * kUnit;
-      for (Index r = 0; r < c.rows(); r += kQuad) {
-        scores_of_panel(c.q + r * padded, padded, dim, unit, c.s.scores.get() + r * capacity + i, capacity);
-      }
-    }
-  } else {
-    for (Index i = 0; i < c.count; i += 4) {
-      const float* row[4];
-      for (int j = 0; j < 4; ++j) row[j] = p.keys.get() + (p.first[level] + c.s.ids[i + j]) * padded;
-      for (Index r = 0; r < c.rows(); r += kQuad) {
-        dots_of_rows(c.q + r * padded, padded, row, c.s.scores.get() + r * capacity + i, capacity);
-      }
-    }
-  }
+  const Index size = kUnit * c.job.packed->padded_dim, first = p.first_unit[level];
+  const RoundedUnits keys{p.keys_int8.get() + first * size, p.key_scales.get() + first * kUnit};
+  rounded_scores(c, keys, c.count / kUnit, [&](Index unit) { return c.s.ids[unit * kUnit] / kUnit; });
   add_ragged_bias(c, level);
 }
 

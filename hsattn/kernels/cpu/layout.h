@@ -55,13 +55,14 @@ struct Hint {
 struct PackedPyramid {
   static constexpr int kMaxLevels = 40;
   int levels = 0;
-  Index first[kMaxLevels + 1] = {};  // [levels + 1]: level l owns rows [first[l], first[l + 1])
-  Index first_panel[kMaxLevels + 1] = {};
-  Buffer<float> keys;        // [rows, padded dim]
-  Buffer<float> values;      // [rows, padded dim]; only with the far field
-  Buffer<float> key_panels;  // [panels, dim, 8]: the keys again, transposed, for scoring a whole level
+  Index first[kMaxLevels + 1] = {};       // [levels + 1]: level l owns rows [first[l], first[l + 1])
+  Index first_unit[kMaxLevels + 1] = {};  // the same, in units of 8 nodes
+  Buffer<float> keys;                     // [rows, padded dim]
+  Buffer<float> values;                   // [rows, padded dim]; only with the far field
+  Buffer<std::uint8_t> keys_int8;         // [units, padded dim / 4, 8, 4]: rounded keys plus 128; only to search
+  Buffer<float> key_scales;               // [units, 8]
   Index rows() const { return first[levels]; }
-  Index panels() const { return first_panel[levels]; }
+  Index units() const { return first_unit[levels]; }
 };
 
 // One key/value head, packed. Tokens past the end are zeros that no row sees.

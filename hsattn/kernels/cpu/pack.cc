@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "hsattn/kernels/pool.h"
 #include "hsattn/kernels/quantize.h"
 
 namespace hsattn::cpu {
@@ -34,8 +35,11 @@ void round_unit(const float* rows, Index stride, Index count, Index dim, Index p
   std::int8_t row[kMaxDim] = {};
   for (Index j = 0; j < count; ++j) {
     scales[j] = quantize(rows + j * stride, dim, kKeyLevels, row);
-    for (Index d = 0; d < dim; ++d) {
-      out[(d / 4 * kUnit + j) * 4 + d % 4] = static_cast<std::uint8_t>(row[d] + 128);
+    for (Index d = 0; d < padded_dim; d += 4) {
+      std::uint32_t four = 0;
+      std::memcpy(&four, row + d, sizeof four);
+      four ^= 0x80808080U;  // adds 128 to each
+      std::memcpy(out + d * kUnit + 4 * j, &four, sizeof four);
     }
   }
 }
@@ -45,49 +49,6 @@ bool all_finite(const float* rows, Index stride, Index count, Index dim) {
   for (Index j = 0; j < count; ++j)
     for (Index d = 0; d < dim; ++d) sum += rows[j * stride + d] * 0.0F;
   return sum == 0.0F;
-}
-
-int level_count(Index blocks) {
-  int levels = 1;
-  while ((Index{1} << (levels - 1)) < blocks) ++levels;
-  return levels;
-}
-
-// out = mean of the tokens of one block, in index order.
-void block_mean(const Rows<const float>& x, Index begin, Index end, Index padded_dim, float* out) {
-  std::fill_n(out, padded_dim, 0.0F);
-  for (Index t = begin; t < end; ++t)
-    for (Index d = 0; d < x.dim; ++d) out[d] += x.row(t)[d];
-  const float factor = 1.0F / static_cast<float>(end - begin);
-  for (Index d = 0; d < x.dim; ++d) out[d] *= factor;
-}
-
-void parent_mean(const float* left, const float* right, Index left_tokens, Index right_tokens, Index padded_dim,
-                 float* out) {
-  const float total = static_cast<float>(left_tokens + right_tokens);
-  const float a = static_cast<float>(left_tokens) / total, b = static_cast<float>(right_tokens) / total;
-  for (Index d = 0; d < padded_dim; ++d) out[d] = a * left[d] + b * right[d];
-}
-
-void pool_rows(const Rows<const float>& x, Index block, const PackedHead& head, float* rows) {
-  const PackedPyramid& p = head.pyramid;
-  const Index pd = head.padded_dim;
-  for (Index b = 0; b < p.first[1]; ++b) {
-    block_mean(x, b * block, std::min(head.keys, (b + 1) * block), pd, rows + b * pd);
-  }
-  for (int level = 1; level < p.levels; ++level) {
-    const Index below = p.first[level] - p.first[level - 1];
-    for (Index i = 0; i < p.first[level + 1] - p.first[level]; ++i) {
-      const float* left = rows + (p.first[level - 1] + 2 * i) * pd;
-      float* out = rows + (p.first[level] + i) * pd;
-      if (2 * i + 1 < below) {
-        parent_mean(left, left + pd, node_tokens(head, block, level - 1, 2 * i),
-                    node_tokens(head, block, level - 1, 2 * i + 1), pd, out);
-      } else {
-        std::copy_n(left, pd, out);
-      }
-    }
-  }
 }
 
 }  // namespace
@@ -120,16 +81,19 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
 
   PackedPyramid& p = head.pyramid;
   const Index blocks = ceil_div(keys, request.block);
-  p.levels = level_count(blocks);
+  p.levels = pyramid_levels(blocks);
   for (int level = 0; level < p.levels; ++level) {
     const Index nodes = ceil_div(blocks, Index{1} << level);
     p.first[level + 1] = p.first[level] + nodes;
-    p.first_panel[level + 1] = p.first_panel[level] + round_up(ceil_div(nodes, kUnit), kPanelUnits) + kPanelUnits;
+    p.first_unit[level + 1] = p.first_unit[level] + ceil_div(nodes, kUnit);
   }
   what = "attention: key and value pyramid";
   p.keys = allocate_buffer<float>(p.rows() * head.padded_dim, what);
   if (request.far_field) p.values = allocate_buffer<float>(p.rows() * head.padded_dim, what);
-  if (request.search) p.key_panels = allocate_buffer<float>(p.panels() * dim * kUnit, what);
+  if (request.search) {
+    p.keys_int8 = allocate_buffer<std::uint8_t>(p.units() * kUnit * head.padded_dim, what);
+    p.key_scales = allocate_buffer<float>(p.units() * kUnit, what);
+  }
   return head;
 }
 
@@ -163,16 +127,16 @@ void build_pyramid(const Rows<const float>& k, const Rows<const float>& v, const
                    PackedHead& head) {
   PackedPyramid& p = head.pyramid;
   if (p.levels == 0) return;
-  pool_rows(k, request.block, head, p.keys.get());
-  if (request.far_field) pool_rows(v, request.block, head, p.values.get());
+  const Index pd = head.padded_dim;
+  pool_means(k, request.block, pd, p.keys.get());
+  if (request.far_field) pool_means(v, request.block, pd, p.values.get());
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
     const Index nodes = p.first[level + 1] - p.first[level];
-    for (Index panel = 0; panel < p.first_panel[level + 1] - p.first_panel[level]; ++panel) {
-      const Index first = std::min(panel * kUnit, nodes);
-      transpose_unit(p.keys.get() + (p.first[level] + first) * head.padded_dim, head.padded_dim,
-                     std::min(kUnit, nodes - first), head.dim,
-                     p.key_panels.get() + (p.first_panel[level] + panel) * head.dim * kUnit);
+    for (Index first = 0; first < nodes; first += kUnit) {
+      const Index unit = p.first_unit[level] + first / kUnit;
+      round_unit(p.keys.get() + (p.first[level] + first) * pd, pd, std::min(kUnit, nodes - first), head.dim, pd,
+                 p.keys_int8.get() + unit * kUnit * pd, p.key_scales.get() + unit * kUnit);
     }
   }
 }

@@ -9,8 +9,8 @@ namespace hsattn::cpu {
 struct PackRequest {
   bool values = false;     // pack values (forward, backward)
   bool backward = false;   // also transposed values and key rows
-  bool search = false;     // key pyramid with panels, for selection
-  bool rescore = false;    // keys of 8 bits
+  bool search = false;     // key pyramid, rounded to bytes
+  bool rescore = false;    // keys rounded to bytes
   bool far_field = false;  // key and value pyramid rows
   Index block = 8;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hsattn/kernels/cpu/cell-inl.h"
+#include "hsattn/kernels/cpu/rounded-inl.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
@@ -56,61 +57,6 @@ HSATTN_INLINE M lanes_of_entries(const Entry* e, int p) {
   bytes[0] = static_cast<std::uint8_t>(e[0].lanes >> (8 * p));
   bytes[1] = kLanes == 16 ? static_cast<std::uint8_t>(e[1].lanes >> (8 * p)) : 0;
   return lanes_of(bytes);
-}
-
-// Rows of rounded queries: bytes [4, padded dim], their scales, and what offsets the 128 in the keys.
-struct RoundedRows {
-  const std::int8_t* bytes;
-  const float* scale;
-  const std::int32_t* sum;
-};
-
-// Scores of 4 rows and N vectors of units.
-template <int N, bool kVnni>
-HSATTN_ALONE void rounded_scores_of_vectors(const RoundedRows& q, const PackedHead& head, const Entry* entries,
-                                            float* scores, Index stride) {
-  constexpr int kCount = N * kUnitsPerVector;
-  const Index padded = head.padded_dim;
-  const std::uint8_t* unit[kCount];
-  const float* scale[kCount];
-  for (int u = 0; u < kCount; ++u) {
-    unit[u] = head.keys_int8.get() + entries[u].unit * kUnit * padded;
-    scale[u] = head.key_scales.get() + entries[u].unit * kUnit;
-  }
-  I acc[kQuad][N];
-  for (int r = 0; r < kQuad; ++r)
-    for (int v = 0; v < N; ++v) acc[r][v] = int_set1(q.sum[r]);
-  for (Index d = 0; d < padded; d += 4) {
-    I k[N];
-    for (int v = 0; v < N; ++v) k[v] = load_byte_units(unit + v * kUnitsPerVector, d * kUnit);
-    for (int r = 0; r < kQuad; ++r) {
-      std::int32_t four;
-      __builtin_memcpy(&four, q.bytes + r * padded + d, sizeof four);
-      const I x = int_set1(four);
-      for (int v = 0; v < N; ++v) acc[r][v] = add_byte_products<kVnni>(acc[r][v], k[v], x);
-    }
-  }
-  for (int v = 0; v < N; ++v) {
-    const F key_scale = load_units(scale + v * kUnitsPerVector, 0);
-    for (int r = 0; r < kQuad; ++r) {
-      store(scores + r * stride + v * kLanes, mul(to_float(acc[r][v]), mul(key_scale, set1(q.scale[r]))));
-    }
-  }
-}
-
-template <bool kVnni>
-static void score_units_as(Cell& c, Index units) {
-  const Index padded = c.job.packed->padded_dim, capacity = c.s.capacity;
-  constexpr int kMost = kLanes == 16 ? 4 : 2, kCount = kMost * kUnitsPerVector;
-  const Index row0 = (c.q - c.s.q.get()) / padded;
-  for (Index i = 0; i < units; i += kCount) {
-    for (Index r = 0; r < c.rows(); r += kQuad) {
-      const Index row = row0 + r;
-      const RoundedRows rows{c.s.q_int8.get() + row * padded, c.s.q_scales.get() + row, c.s.q_sums.get() + row};
-      rounded_scores_of_vectors<kMost, kVnni>(rows, *c.job.packed, c.s.cell_entries.get() + i,
-                                              c.s.scores.get() + r * capacity + i * kUnit, capacity);
-    }
-  }
 }
 
 // The largest finite score that position p may choose.
@@ -168,11 +114,8 @@ static void rescore(Cell& c) {
   const Index per_block = max_of<Index>(1, c.job.shape.block / kUnit);
   const Index count = items(c);
   const Index units = list_candidate_units(c, count);
-  if (has_vnni()) {
-    score_units_as<true>(c, units);
-  } else {
-    score_units_as<false>(c, units);
-  }
+  const RoundedUnits keys{c.job.packed->keys_int8.get(), c.job.packed->key_scales.get()};
+  rounded_scores(c, keys, units, [&](Index unit) { return c.s.cell_entries[unit].unit; });
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
     float* mass = c.s.mass.get() + p * c.s.capacity;

@@ -48,17 +48,15 @@ static void write_lists(Cell& c, std::int32_t* lists) {
 // The whole search for the active positions, which share the level where it starts.
 static void search_from(Cell& c, Index level, std::int32_t* lists) {
   const SearchBudgets& b = c.job.search;
-  bool whole_level = true;
   open_level(c, level);
   for (; level > 0; --level) {
     if (most_allowed(c) <= b.beam) {
       choose_all(c);
     } else {
-      score_items(c, level, whole_level);
+      score_items(c, level);
       choose(c, b.beam, static_cast<std::size_t>(level) + 2, false);
     }
     open_children(c, level - 1);
-    whole_level = false;
   }
   for (Index i = 0; i < c.count; ++i) {  // sinks are attended anyway
     c.s.may[i] = c.s.ids[i] < b.sinks ? std::uint8_t{0} : c.s.may[i];
@@ -67,7 +65,7 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
   if (most_allowed(c) <= wanted) {
     choose_all(c);
   } else {
-    score_items(c, 0, whole_level);
+    score_items(c, 0);
     choose(c, wanted, 0, false);
   }
   if (b.rescore) {
@@ -114,7 +112,7 @@ static void search_cell(Cell& c, Index first, std::int32_t* lists) {
 }
 
 static void select_tile(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
-  if (job.search.rescore) round_queries(s.q.get(), count * job.group, job.packed->padded_dim, s);
+  round_queries(s.q.get(), count * job.group, job.packed->padded_dim, s);
   for (Index p = 0; p < count; p += kQuad) {
     Cell cell{job, s, s.q.get() + p * job.group * job.packed->padded_dim, min_of<Index>(kQuad, count - p)};
     search_cell(cell, first + p, lists + p * job.shape.slots());

@@ -8,9 +8,8 @@
 namespace hsattn::cpu {
 namespace {
 
-// Items that a cell of 4 positions may have to score at once: nodes of a level, children of refined nodes, or tokens of
-// candidate blocks and of the near run. A node may be listed once for each position: as a child for one, as part of the
-// ragged rest for another.
+// Items that a cell of 4 positions may have to score at once: nodes of a level, children of refined nodes in whole
+// units of 8, or tokens of candidate blocks and of the near run.
 Index search_capacity(const HeadJob& job) {
   const PlanShape& shape = job.shape;
   const SearchBudgets& b = job.search;
@@ -18,7 +17,7 @@ Index search_capacity(const HeadJob& job) {
   const Index blocks = shape.blocks();
   const Index level = std::min<Index>(std::max<Index>(b.start_level, 0), std::max(pyramid.levels - 1, 0));
   const Index opened = b.start_level >= 0 ? (blocks >> level) + 2 : std::min(blocks, b.top_nodes + 2 * kQuad);
-  const Index children = kQuad * (std::min(blocks, 2 * b.beam) + 2);
+  const Index children = std::min(2 * blocks, kUnit * kQuad * std::min(blocks, b.beam)) + 4 * kQuad * kUnit;
   Index tokens = 0;
   if (b.rescore) {
     tokens = kQuad * std::min(blocks, b.candidates) * std::max(shape.block, kUnit);
@@ -80,7 +79,6 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   next_may = allocate_buffer<std::uint8_t>(capacity, what);
   chosen = allocate_buffer<std::uint8_t>(capacity, what);
   hints.assign(PackedPyramid::kMaxLevels + 3, Hint{});
-  if (!job.search.rescore) return;
   q_int8 = allocate_buffer<std::int8_t>(rows * padded, what);
   q_scales = allocate_buffer<float>(rows, what);
   q_sums = allocate_buffer<std::int32_t>(rows, what);

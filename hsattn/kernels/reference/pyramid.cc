@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "hsattn/kernels/pool.h"
+#include "hsattn/kernels/quantize.h"
+
 namespace hsattn::reference {
 namespace {
 
@@ -93,6 +96,32 @@ Pyramid make_pyramid(Matrix tokens, Index block) {
       for (const Child& child : children_of(pyramid, level, i)) {
         add_scaled(pyramid.levels[level].row(i), child.share, std::as_const(pyramid).row(child.node));
       }
+    }
+  }
+  return pyramid;
+}
+
+void round_row(std::span<const double> x, float factor, int levels, std::span<double> out) {
+  std::vector<float> single(x.size());
+  for (std::size_t d = 0; d < x.size(); ++d) single[d] = static_cast<float>(x[d]) * factor;
+  std::vector<std::int8_t> bytes(x.size());
+  const double scale = quantize(single.data(), static_cast<Index>(x.size()), levels, bytes.data());
+  for (std::size_t d = 0; d < x.size(); ++d) out[d] = scale * bytes[d];
+}
+
+Pyramid make_search_pyramid(const Matrix& tokens, Index block) {
+  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block);
+  Index nodes = 0;
+  for (const Matrix& level : pyramid.levels) nodes += level.count;
+  std::vector<float> rows(tokens.data.begin(), tokens.data.end());
+  std::vector<float> means(static_cast<std::size_t>(nodes * tokens.dim));
+  pool_means({rows.data(), tokens.count, tokens.dim, tokens.dim}, block, tokens.dim, means.data());
+  for (Index t = 0; t < tokens.count; ++t) round_row(tokens.row(t), 1.0F, kKeyLevels, pyramid.tokens.row(t));
+  const float* mean = means.data();
+  for (Matrix& level : pyramid.levels) {
+    for (Index i = 0; i < level.count; ++i, mean += tokens.dim) {
+      const std::vector<double> row(mean, mean + tokens.dim);
+      round_row(row, 1.0F, kKeyLevels, level.row(i));
     }
   }
   return pyramid;

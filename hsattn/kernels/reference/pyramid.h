@@ -46,6 +46,13 @@ struct Pyramid {
 /// Pools bottom up: blocks from tokens, then each level by twos, weighted by the tokens behind each child.
 Pyramid make_pyramid(Matrix tokens, Index block);
 
+/// What the search sees of the keys: tokens and means rounded to bytes with one scale for each vector, the means pooled
+/// in float32. A vector with NaN or Inf becomes NaN.
+Pyramid make_search_pyramid(const Matrix& tokens, Index block);
+
+/// Rounds factor * x to bytes as float32, and writes the numbers that they stand for.
+void round_row(std::span<const double> x, float factor, int levels, std::span<double> out);
+
 /// A pyramid of zeros, shaped as the one of `tokens` rows: where gradients of tokens and nodes are added up.
 Pyramid zero_pyramid(Index tokens, Index dim, Index block);
 

@@ -49,7 +49,8 @@ struct Stage {
 };
 
 /// The list of one position, ascending, without padding: sinks of its past and the blocks that its query heads choose.
-/// `queries[g]` is the row of head g at this position. With `trace`, every stage of the search is appended to it.
+/// `queries[g]` is the row of head g at this position, `keys` comes from make_search_pyramid(). With `trace`, every
+/// stage of the search is appended to it.
 std::vector<Index> select_position(const std::vector<std::span<const double>>& queries, const Pyramid& keys,
                                    const PlanShape& shape, const SearchBudget& budget, double scale, Index position,
                                    std::vector<Stage>* trace = nullptr);

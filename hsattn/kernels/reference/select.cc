@@ -12,17 +12,6 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
-// A vector as rescoring sees it: rounded to bytes with one scale.
-std::vector<double> rounded(std::span<const double> x, double factor, int levels) {
-  std::vector<float> single(x.size());
-  for (std::size_t d = 0; d < x.size(); ++d) single[d] = static_cast<float>(x[d]) * static_cast<float>(factor);
-  std::vector<std::int8_t> bytes(x.size());
-  const double scale = quantize(single.data(), static_cast<Index>(x.size()), levels, bytes.data());
-  std::vector<double> out(x.size());
-  for (std::size_t d = 0; d < x.size(); ++d) out[d] = scale * bytes[d];
-  return out;
-}
-
 // The past of a position, and which nodes lie wholly inside it.
 class Past {
  public:
@@ -55,23 +44,22 @@ class Past {
   Index blocks_;
 };
 
-// The search of one position: its G query heads over one key pyramid.
+// The search of one position: its G query heads over one key pyramid, all rounded to bytes.
 struct Search {
-  const std::vector<std::span<const double>>& queries;  // G rows
+  const std::vector<std::vector<double>>& queries;  // G rows, times the scale
   const Pyramid& keys;
   const PlanShape& shape;
   const SearchBudget& budget;
-  double scale;
   Index position;
 
-  // scale * q.k_mean + log(tokens); with several heads the softmax over `nodes`, summed over the heads.
+  // q.k_mean + log(tokens); with several heads the softmax over `nodes`, summed over the heads.
   std::vector<double> score_nodes(Index level, const std::vector<Index>& nodes) const {
     std::vector<double> total(nodes.size(), 0.0);
-    for (const std::span<const double> q : queries) {
+    for (const std::vector<double>& q : queries) {
       std::vector<double> score(nodes.size());
       for (std::size_t j = 0; j < nodes.size(); ++j) {
         const Node node{level, nodes[j], keys.count(level, nodes[j])};
-        score[j] = scale * dot(q, keys.row(node)) + std::log(static_cast<double>(node.tokens));
+        score[j] = dot(q, keys.row(node)) + std::log(static_cast<double>(node.tokens));
       }
       if (queries.size() == 1) return score;
       const double lse = log_sum_exp(score);
@@ -80,13 +68,12 @@ struct Search {
     return total;
   }
 
-  // Softmax mass of each block over the tokens of all `blocks` and of the near run, with queries and keys rounded to
-  // bytes, summed over the heads. A single head orders by the logarithm of the mass.
+  // Softmax mass of each block over the tokens of all `blocks` and of the near run, summed over the heads. A single
+  // head orders by the logarithm of the mass.
   std::vector<double> score_tokens(const std::vector<Index>& blocks) const {
     std::vector<double> total(blocks.size(), 0.0);
     const Range near = shape.near(position);
-    for (const std::span<const double> query : queries) {
-      const std::vector<double> q = rounded(query, scale, kQueryLevels);
+    for (const std::vector<double>& q : queries) {
       std::vector<double> block_lse(blocks.size());
       for (std::size_t j = 0; j < blocks.size(); ++j) {
         block_lse[j] = tokens_lse(q, {blocks[j] * shape.block, std::min((blocks[j] + 1) * shape.block, shape.keys)});
@@ -102,12 +89,9 @@ struct Search {
     return total;
   }
 
-  // `q` and its keys rounded; the scale is in q.
   double tokens_lse(std::span<const double> q, Range tokens) const {
     std::vector<double> score;
-    for (Index t = tokens.begin; t < tokens.end; ++t) {
-      score.push_back(dot(q, rounded(keys.tokens.row(t), 1.0, kKeyLevels)));
-    }
+    for (Index t = tokens.begin; t < tokens.end; ++t) score.push_back(dot(q, keys.tokens.row(t)));
     return log_sum_exp(score);
   }
 
@@ -159,7 +143,12 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
                                    std::vector<Stage>* trace) {
   if (shape.slots() == 0 || shape.dense(position)) return {};
   const Past past(shape, position);
-  const Search search{queries, keys, shape, budget, scale, position};
+  std::vector<std::vector<double>> rows;
+  for (const std::span<const double> q : queries) {
+    rows.emplace_back(q.size());
+    round_row(q, static_cast<float>(scale), kQueryLevels, rows.back());
+  }
+  const Search search{rows, keys, shape, budget, position};
   const auto choose = [&](Index level, std::vector<Index> nodes, std::vector<double> scores, Index count) {
     Stage stage{level, std::move(nodes), std::move(scores), {}};
     keep_best(stage, count);
@@ -195,7 +184,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   const SearchBudget budget(shape, options);
   executor.run(shape.batch * shape.kv_heads, [&](Index task) {
     const Index batch = task / shape.kv_heads, kv_head = task % shape.kv_heads, group = q.heads / k.heads;
-    const Pyramid keys = make_pyramid(load_head(k, batch, kv_head), shape.block);
+    const Pyramid keys = make_search_pyramid(load_head(k, batch, kv_head), shape.block);
     std::vector<Matrix> heads;
     for (Index g = 0; g < group; ++g) heads.push_back(load_head(q, batch, kv_head * group + g));
     for (Index i = 0; i < shape.queries; ++i) {

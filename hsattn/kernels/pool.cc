@@ -1,0 +1,56 @@
+#include "hsattn/kernels/pool.h"
+
+#include <algorithm>
+
+#include "hsattn/base/math.h"
+
+namespace hsattn {
+namespace {
+
+// Mean of the rows [begin, end), added up in their order.
+void block_mean(const Rows<const float>& x, Index begin, Index end, Index stride, float* out) {
+  std::fill_n(out, stride, 0.0F);
+  for (Index t = begin; t < end; ++t)
+    for (Index d = 0; d < x.dim; ++d) out[d] += x.row(t)[d];
+  const float factor = 1.0F / static_cast<float>(end - begin);
+  for (Index d = 0; d < x.dim; ++d) out[d] *= factor;
+}
+
+void parent_mean(const float* left, const float* right, Index left_tokens, Index right_tokens, Index stride,
+                 float* out) {
+  const float total = static_cast<float>(left_tokens + right_tokens);
+  const float a = static_cast<float>(left_tokens) / total, b = static_cast<float>(right_tokens) / total;
+  for (Index d = 0; d < stride; ++d) out[d] = a * left[d] + b * right[d];
+}
+
+}  // namespace
+
+int pyramid_levels(Index blocks) {
+  int levels = 1;
+  while ((Index{1} << (levels - 1)) < blocks) ++levels;
+  return levels;
+}
+
+void pool_means(const Rows<const float>& x, Index block, Index stride, float* out) {
+  Index below = ceil_div(x.count, block);
+  for (Index b = 0; b < below; ++b)
+    block_mean(x, b * block, std::min(x.count, (b + 1) * block), stride, out + b * stride);
+  const float* children = out;
+  float* parents = out + below * stride;
+  for (Index size = block; below > 1; size *= 2) {
+    const Index nodes = ceil_div(below, Index{2});
+    for (Index i = 0; i < nodes; ++i, parents += stride) {
+      const float* left = children + 2 * i * stride;
+      const Index right_begin = (2 * i + 1) * size;
+      if (right_begin < x.count) {
+        parent_mean(left, left + stride, size, std::min(size, x.count - right_begin), stride, parents);
+      } else {
+        std::copy_n(left, stride, parents);
+      }
+    }
+    children += below * stride;
+    below = nodes;
+  }
+}
+
+}  // namespace hsattn

@@ -1,0 +1,16 @@
+// Pooling of rows into the pyramid, in float32. Shared by the CPU kernels and the reference's search, so that both
+// choose from the same numbers.
+#pragma once
+
+#include "hsattn/base/view.h"
+
+namespace hsattn {
+
+/// Levels of the binary tree over `blocks` blocks: the last has one node.
+int pyramid_levels(Index blocks);
+
+/// Means of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes weighted by the tokens behind
+/// them, level after level: `out` is [nodes of all levels, stride] with zeros behind dim.
+void pool_means(const Rows<const float>& x, Index block, Index stride, float* out);
+
+}  // namespace hsattn
