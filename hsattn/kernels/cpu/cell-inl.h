@@ -42,17 +42,24 @@ static Index items(const Cell& c) {
 
 // Largest number of items that one position may choose.
 static Index most_allowed(const Cell& c) {
-  Index most = 0;
-  for (int p = 0; p < c.positions; ++p) {
-    Index allowed = 0;
-    for (Index i = 0; i < c.count; i += 8) {
-      std::uint64_t word;
-      __builtin_memcpy(&word, c.s.may.get() + i, sizeof word);
-      allowed += __builtin_popcountll(word >> p & 0x0101010101010101ULL);
-    }
-    most = max_of(most, allowed);
+  Index allowed[kQuad] = {};
+  const std::uint8_t* may = c.s.may.get();
+  for (Index i = 0; i < c.count; i += 8) {
+    std::uint64_t word;
+    __builtin_memcpy(&word, may + i, sizeof word);
+    for (Index p = 0; p < kQuad; ++p) allowed[p] += __builtin_popcountll(word >> p & 0x0101010101010101ULL);
   }
-  return most;
+  return max_of(max_of(allowed[0], allowed[1]), max_of(allowed[2], allowed[3]));
+}
+
+// Nobody may choose items outside [begin, end).
+static void forbid_items(const std::int32_t* __restrict ids, std::uint8_t* __restrict may, Index count, Index begin,
+                         Index end) {
+  const auto first = static_cast<std::int32_t>(begin), last = static_cast<std::int32_t>(end);
+  for (Index i = 0; i < count; ++i) {
+    const bool inside = (ids[i] >= first) & (ids[i] < last);
+    may[i] = static_cast<std::uint8_t>(inside ? may[i] : 0);
+  }
 }
 
 static void choose_all(Cell& c) {

@@ -77,19 +77,29 @@ static void push_rest(Cell& c, std::int32_t* ids, std::uint8_t* may, Index level
   }
 }
 
+// Each of 4 bytes twice.
+HSATTN_INLINE std::uint64_t spread_bytes(std::uint32_t four) {
+  std::uint64_t x = four;
+  x = (x | x << 16) & 0x0000ffff0000ffffULL;
+  x = (x | x << 8) & 0x00ff00ff00ff00ffULL;
+  return x | x << 8;
+}
+
 // Appends the children of the chosen items among [begin, end): the 8 children of 4 nodes are a unit. Without branches,
 // as in narrow_to_chosen().
 static void push_children(Cell& c, Index begin, Index end) {
+  const std::int32_t* old_ids = c.s.ids.get();
+  const std::uint8_t* old_chosen = c.s.chosen.get();
   std::int32_t* ids = c.s.next_ids.get();
   std::uint8_t* may = c.s.next_may.get();
   Index count = c.count;
   for (Index i = begin; i < end; i += kQuad) {
     std::uint32_t chosen = 0;
-    __builtin_memcpy(&chosen, c.s.chosen.get() + i, sizeof chosen);
-    for (Index j = 0; j < kUnit; ++j) {
-      ids[count + j] = static_cast<std::int32_t>(2 * c.s.ids[i] + j);
-      may[count + j] = static_cast<std::uint8_t>(chosen >> (8 * (j / 2)));
-    }
+    __builtin_memcpy(&chosen, old_chosen + i, sizeof chosen);
+    const std::int32_t first = 2 * old_ids[i];
+    for (std::int32_t j = 0; j < kUnit; ++j) ids[count + j] = first + j;
+    const std::uint64_t wide = spread_bytes(chosen);
+    __builtin_memcpy(may + count, &wide, sizeof wide);
     count += chosen != 0 ? kUnit : 0;
   }
   c.count = count;
@@ -112,7 +122,7 @@ static void open_children(Cell& c, Index level) {
     may[item] = static_cast<std::uint8_t>(may[item] | s.chosen[i]);
     may[item + 1] = static_cast<std::uint8_t>(may[item + 1] | s.chosen[i]);
   }
-  for (Index i = 0; i < c.count; ++i) may[i] = ids[i] < c.nodes(level) ? may[i] : std::uint8_t{0};
+  forbid_items(ids, may, c.count, 0, c.nodes(level));
   for (Index j = 0; c.count % kPanel != 0; j = (j + 1) % kUnit) push(c, ids, may, j, 0);
   s.ids.swap(s.next_ids);
   s.may.swap(s.next_may);

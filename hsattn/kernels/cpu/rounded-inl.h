@@ -24,15 +24,12 @@ constexpr int kRoundedUnits = kRoundedVectors * kUnitsPerVector;
 
 // Scores of 4 rows and kRoundedUnits units.
 template <bool kVnni>
-HSATTN_ALONE void rounded_scores_of_units(const RoundedRows& q, const RoundedUnits& keys, const Index* units,
-                                          Index padded, float* scores, Index stride) {
+static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows& q, const RoundedUnits& keys,
+                                                              const Index* units, Index padded, float* scores,
+                                                              Index stride) {
   constexpr int N = kRoundedVectors;
   const std::uint8_t* unit[kRoundedUnits];
-  const float* scale[kRoundedUnits];
-  for (int u = 0; u < kRoundedUnits; ++u) {
-    unit[u] = keys.bytes + units[u] * kUnit * padded;
-    scale[u] = keys.scales + units[u] * kUnit;
-  }
+  for (int u = 0; u < kRoundedUnits; ++u) unit[u] = keys.bytes + units[u] * kUnit * padded;
   I acc[kQuad][N];
   for (int r = 0; r < kQuad; ++r)
     for (int v = 0; v < N; ++v) acc[r][v] = int_set1(q.sum[r]);
@@ -46,6 +43,8 @@ HSATTN_ALONE void rounded_scores_of_units(const RoundedRows& q, const RoundedUni
       for (int v = 0; v < N; ++v) acc[r][v] = add_byte_products<kVnni>(acc[r][v], k[v], x);
     }
   }
+  const float* scale[kRoundedUnits];
+  for (int u = 0; u < kRoundedUnits; ++u) scale[u] = keys.scales + units[u] * kUnit;
   for (int v = 0; v < N; ++v) {
     const F key_scale = load_units(scale + v * kUnitsPerVector, 0);
     for (int r = 0; r < kQuad; ++r) {

@@ -58,9 +58,7 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
     }
     open_children(c, level - 1);
   }
-  for (Index i = 0; i < c.count; ++i) {  // sinks are attended anyway
-    c.s.may[i] = c.s.ids[i] < b.sinks ? std::uint8_t{0} : c.s.may[i];
-  }
+  forbid_items(c.s.ids.get(), c.s.may.get(), c.count, b.sinks, c.job.shape.blocks());  // sinks are attended anyway
   const Index wanted = b.rescore ? b.candidates : b.kept;
   if (most_allowed(c) <= wanted) {
     choose_all(c);
