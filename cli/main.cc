@@ -23,7 +23,7 @@ void on_signal(int signal) {
 void print_help(std::ostream& out) {
   out << "hsattn: hierarchical sparse attention\n\nusage: hsattn COMMAND [--option value ...]\n\ncommands:\n";
   for (const Command& command : commands()) {
-    out << "  " << std::left << std::setw(9) << command.name << command.summary << "\n";
+    out << "  " << std::left << std::setw(12) << command.name << command.summary << "\n";
   }
   out << "\n`hsattn COMMAND --help` lists the options and gives examples.\n";
 }

@@ -1,13 +1,11 @@
 #include "lm/eval/attention_bench.h"
 
-#include <algorithm>
-#include <charconv>
-#include <chrono>
-
 #include "hsattn/base/error.h"
 #include "lm/eval/bench_tensors.h"
 #include "lm/eval/check_op.h"
+#include "lm/eval/timing.h"
 #include "lm/model/attention.h"
+#include "lm/options/lists.h"
 #include "lm/train/environment.h"
 
 namespace hsattn::lm {
@@ -17,18 +15,6 @@ using at::Tensor;
 
 constexpr Index kCheckedRows = 6;       // per head: a check costs little at any length
 constexpr double kAllowedError = 2e-4;  // as a share of the largest exact value; float32 gives about 1e-6
-
-template <class Body>
-double milliseconds(const Body& body) {
-  const auto began = std::chrono::steady_clock::now();
-  body();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
 
 void sdpa_forward(const BenchTensors& t, bool grouped) {
   at::scaled_dot_product_attention(t.q, t.k, t.v, {}, 0.0, /*is_causal=*/true, std::nullopt, grouped);
@@ -77,23 +63,8 @@ BenchRow bench_length(const BenchOptions& o, Index length) {
 
 }  // namespace
 
-std::vector<Index> bench_lengths(const BenchOptions& options) {
-  std::vector<Index> lengths;
-  const char *at = options.lengths.data(), *end = at + options.lengths.size();
-  while (at < end) {
-    Index length = 0;
-    const auto [stop, error] = std::from_chars(at, end, length);
-    check(error == std::errc() && length >= 1 && length <= 1 << 26 && (stop == end || *stop == ','), "lengths is ",
-          options.lengths, "; whole numbers from 1 to 67108864, separated by commas, are right");
-    lengths.push_back(length);
-    at = stop + 1;
-  }
-  check(!lengths.empty(), "lengths is empty; whole numbers, separated by commas, are right");
-  return lengths;
-}
-
 void check_bench_options(const BenchOptions& o) {
-  bench_lengths(o);
+  parse_lengths(o.lengths);
   check(o.batch >= 1, "batch is ", o.batch, "; at least 1 is right");
   check(o.heads >= 1 && o.kv_heads >= 0 && (o.kv_heads == 0 || o.heads % o.kv_heads == 0), "heads is ", o.heads,
         ", kv_heads is ", o.kv_heads, "; a divisor of heads, or 0, is right");
@@ -112,7 +83,7 @@ std::vector<BenchRow> bench_attention(const BenchOptions& options, const std::at
   use_threads(options.threads);
   const at::NoGradGuard no_gradient;  // sdpa_both turns it on for itself
   std::vector<BenchRow> rows;
-  for (const Index length : bench_lengths(options)) {
+  for (const Index length : parse_lengths(options.lengths)) {
     if (interrupted) break;
     progress(concat(length, " tokens: checked, then timed ", options.repeats, " times"));
     rows.push_back(bench_length(options, length));

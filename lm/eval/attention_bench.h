@@ -54,8 +54,6 @@ struct BenchRow {
   double error_backward = 0;
 };
 
-std::vector<Index> bench_lengths(const BenchOptions& options);
-
 /// Throws InvalidArgument, naming the option.
 void check_bench_options(const BenchOptions& options);
 

@@ -4,8 +4,7 @@
 #include <filesystem>
 
 #include "hsattn/base/error.h"
-#include "lm/data/documents.h"
-#include "lm/data/token_file.h"
+#include "lm/data/first_tokens.h"
 #include "lm/eval/exact_rows.h"
 #include "lm/model/model_file.h"
 #include "lm/train/environment.h"
@@ -17,17 +16,7 @@ using at::Tensor;
 
 // [1, n] tokens from the start of a text or a token file.
 Tensor read_tokens(const InspectOptions& o) {
-  std::vector<int64_t> tokens;
-  if (o.text.ends_with(".tokens")) {
-    const TokenFile file(o.text);
-    tokens.resize(static_cast<std::size_t>(std::min(file.tokens(), o.context)));
-    file.copy(0, tokens);
-  } else {
-    const std::string text = read_documents({o.text}, "text").items.front().text;
-    for (const char c : text.substr(0, static_cast<std::size_t>(o.context))) {
-      tokens.push_back(static_cast<unsigned char>(c));
-    }
-  }
+  const std::vector<int64_t> tokens = first_tokens(o.text, o.context);
   check(!tokens.empty(), "inspect: ", o.text, " has no tokens");
   return at::tensor(tokens).unsqueeze(0);
 }

@@ -62,7 +62,7 @@ struct OurAttention : Function<OurAttention> {
     const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan);
     if (keep_plan) {
       const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
-      statistics->attended += average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block);
+      statistics->add_attended(average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block));
       ctx->save_for_backward({q, k, v, o, lse, kept});
       ctx->saved_data["options"] = c10::IValue(budgets_of(options.hsa));
       ctx->saved_data["pattern"] = name_of(options.pattern);
@@ -117,7 +117,6 @@ double average_near_tokens(const PlanOptions& options, Index tokens) {
 
 Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k, const Tensor& v,
               AttentionStatistics& statistics) {
-  ++statistics.calls;
   const auto inside = Entrance::apply(q, k, v, &statistics);
   if (options.ours()) {
     const bool keep_plan = at::GradMode::is_enabled();
@@ -125,7 +124,7 @@ Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k,
                                          options.plan_options(), keep_plan, &statistics);
     return Exit::apply(o, &statistics);
   }
-  statistics.attended += static_cast<double>(q.size(2) + 1) / 2;
+  statistics.add_attended(static_cast<double>(q.size(2) + 1) / 2);
   const Tensor keys = repeat_heads(inside[1], q.size(1)), values = repeat_heads(inside[2], q.size(1));
   const Tensor o = options.attention == "sdpa"
                        ? at::scaled_dot_product_attention(inside[0], keys, values, {}, 0.0, /*is_causal=*/true)

@@ -11,10 +11,11 @@ namespace hsattn::lm {
 /// What attention cost since the last reset; one model, one thread.
 struct AttentionStatistics {
   double seconds = 0;   ///< forward, backward and recomputation, from q, k, v to the output
-  double attended = 0;  ///< sum over calls of the tokens that a position attends on average; pooled nodes not counted
-  Index calls = 0;
+  double attended = 0;  ///< sum over `calls` of the tokens that a position attends on average; pooled nodes not counted
+  Index calls = 0;      ///< that counted them: without gradient, this library's kernels keep no lists to count
 
   double attended_per_call() const { return calls == 0 ? 0 : attended / static_cast<double>(calls); }
+  void add_attended(double tokens) { attended += tokens, ++calls; }
   void start() { started_ = std::chrono::steady_clock::now(); }
   void stop() { seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count(); }
 

@@ -9,11 +9,11 @@
 #include "lm/data/files.h"
 #include "lm/data/token_file.h"
 #include "lm/model/model_file.h"
-#include "lm/model/precision.h"
 #include "lm/model/safetensors.h"
 #include "lm/model/transformer.h"
 #include "lm/options/json_options.h"
 #include "lm/train/environment.h"
+#include "lm/train/gradients.h"
 #include "lm/train/optimizer.h"
 #include "lm/train/run_folder.h"
 
@@ -124,17 +124,9 @@ bool Trainer::run_step() {
   const std::vector<Index> starts = order_.windows(step_ * windows, windows);
   const at::Tensor tokens = read_windows(starts);
   model_.statistics() = {};
-  optimizer_.zero_gradients();
-  double loss_sum = 0;
-  for (Index i = 0; i < options_.accumulate; ++i) {
-    const at::Tensor part = tokens.slice(0, i * options_.batch, (i + 1) * options_.batch);
-    const Autocast autocast(precision_ == "bf16");
-    const at::Tensor loss = model_.loss(part.slice(1, 0, options_.context), part.slice(1, 1));
-    (loss / static_cast<double>(options_.accumulate)).backward();
-    loss_sum += loss.item<double>();
-  }
-  metrics_.loss = loss_sum / static_cast<double>(options_.accumulate);
-  metrics_.gradient_norm = optimizer_.clip_gradients();
+  const auto [loss, norm] = compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16");
+  metrics_.loss = loss;
+  metrics_.gradient_norm = norm;
   metrics_.step = step_ + 1;
   metrics_.learning_rate = learning_rate_at(options_, step_ + 1);
   if (!std::isfinite(metrics_.loss) || !std::isfinite(metrics_.gradient_norm)) {

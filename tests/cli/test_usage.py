@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-COMMANDS = ("prepare", "train", "eval", "bench", "inspect", "doctor")
+COMMANDS = ("prepare", "train", "eval", "bench", "bench-step", "inspect", "doctor")
 
 
 def test_help_lists_the_commands(hsattn):
@@ -48,6 +48,13 @@ def test_each_command_explains_its_options_and_gives_examples(hsattn, command):
         (("eval", "--model", "m", "--data", "x", "--top-k", "8"), "name it too"),
         (("bench", "--lengths", "10,x"), "lengths is 10,x"),
         (("bench", "--pattern", "sdpa"), "pattern is sdpa"),
+        (("bench-step", "--attention", "hsa,magic"), "attention is magic"),
+        (("bench-step", "--attention", "hsa,sdpa,hsa"), "names hsa twice"),
+        (("bench-step", "--attention", ""), "attention is ;"),
+        (("bench-step", "--heads", "7"), "heads is 7"),
+        (("bench-step", "--lengths", "0"), "lengths is 0"),
+        (("bench-step", "--repeats", "0"), "repeats is 0"),
+        (("bench-step", "--checkpoint"), "unknown option --checkpoint"),
         (("inspect", "--model", "m"), "no --text"),
     ],
 )
@@ -67,6 +74,7 @@ def test_wrong_usage_is_named_in_one_line(hsattn, arguments, message):
         (("train", "--run", "{tmp}", "--resume"), "config.json"),
         (("eval", "--model", "{tmp}", "--data", "{tmp}"), "no model there"),
         (("bench", "--queries", "{tmp}/x_q.npy", "--lengths", "8"), "x_q.npy"),
+        (("bench-step", "--text", "{tmp}/no.txt", "--lengths", "8"), "no.txt"),
     ],
 )
 def test_bad_files_are_named_in_one_line(hsattn, tmp_path, arguments, message):

@@ -73,6 +73,14 @@ TEST(Transformer, SparseAttentionIsAnotherFunction) {
   EXPECT_LT(hsa.statistics().attended_per_call(), 16 + 8 + 8 + 32 + 1);  // window, its rounding, sinks, top_k
 }
 
+TEST(Transformer, CheckpointingCountsAttendedTokensOnce) {
+  Transformer plain(small_model("hsa"), 1), checkpointed(small_model("hsa"), 1);
+  checkpointed.set_checkpointing(true);
+  run(plain);
+  run(checkpointed);
+  EXPECT_EQ(checkpointed.statistics().attended_per_call(), plain.statistics().attended_per_call());
+}
+
 TEST(Transformer, NoTokenSeesALaterOne) {
   const at::NoGradGuard no_gradient;
   constexpr Index kCut = 171;
