@@ -16,18 +16,23 @@ struct Cursor {
 
 // Takes the next (up to) 8 entries of a quad into a panel; a short panel is filled up with the units of zeros.
 HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* units, Panel& panel) {
-  const Index left = cursor.end - cursor.at;
-  const int count = static_cast<int>(min_of<Index>(left, kPanelUnits));
+  const int count = static_cast<int>(min_of<Index>(cursor.end - cursor.at, kPanelUnits));
   std::uint32_t every = 0xffffffffU;
-  for (int r = 0; r < kQuad; ++r) panel.seen[r] = 0;
-  for (int u = 0; u < kPanelUnits; ++u) {
-    const std::uint32_t lanes = u < count ? cursor.at[u].lanes : 0;
-    units[u] = u < count ? cursor.at[u].unit : head.units - kPanelUnits + u;
-    every &= lanes;
-    for (int r = 0; r < kQuad; ++r) panel.seen[r] |= static_cast<std::uint64_t>(lanes >> (8 * r) & 0xffU) << (8 * u);
+  for (int u = 0; u < count; ++u) {
+    units[u] = cursor.at[u].unit;
+    every &= cursor.at[u].lanes;
   }
+  for (int u = count; u < kPanelUnits; ++u) units[u] = head.units - kPanelUnits + u;
   for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * head.dim * kUnit;
-  panel.all_seen = every == 0xffffffffU;
+  panel.units = count;
+  panel.all_seen = every == 0xffffffffU && count == kPanelUnits;
+  for (int r = 0; r < kQuad; ++r) panel.seen[r] = panel.all_seen ? ~std::uint64_t{0} : 0;
+  if (!panel.all_seen) {
+    for (int u = 0; u < count; ++u) {
+      const std::uint32_t lanes = cursor.at[u].lanes;
+      for (int r = 0; r < kQuad; ++r) panel.seen[r] |= static_cast<std::uint64_t>(lanes >> (8 * r) & 0xffU) << (8 * u);
+    }
+  }
   panel.careful = false;
   if (head.any_not_finite) {
     for (int u = 0; u < kPanelUnits; ++u) panel.careful |= head.not_finite[units[u]] != 0;
@@ -58,13 +63,13 @@ HSATTN_INLINE void forward_panel(const PackedHead& head, Cursor& cursor, Index r
   for (int u = 0; u < kPanelUnits; ++u) panel.rows[u] = head.values.get() + units[u] * kUnit * padded;
   scores_of_panel(s.q.get() + row * padded, padded, head.dim, panel.keys_t, scores);
   if (!panel.all_seen) mask_scores(scores, panel.seen);
-  softmax_step<false>(scores, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row, rescale);
+  softmax_step<false>(scores, kPanel, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row, rescale);
   const UnitRows rows{panel.rows, padded};
   float* o = s.o.get() + row * padded;
   if (panel.careful) {
     weighted_rows_seen(scores, rescale, panel.seen, rows, padded, o);
   } else {
-    weighted_rows(scores, rescale, rows, padded, o);
+    weighted_rows(scores, rescale, rows, panel.units, padded, o);
   }
 }
 
@@ -76,27 +81,33 @@ struct FarPanel {
   float bias[kPanel];
   std::uint64_t seen[kQuad];
   int count;
+
+  __attribute__((always_inline)) int units() const { return (count + static_cast<int>(kUnit) - 1) / kUnit; }
 };
 
 HSATTN_INLINE void take_far_panel(const PackedHead& head, const FarEntry* entries, Index left, FarPanel& panel) {
   panel.count = static_cast<int>(min_of<Index>(left, kPanel));
-  for (int r = 0; r < kQuad; ++r) panel.seen[r] = 0;
-  for (int j = 0; j < kPanel; ++j) {
-    const bool real = j < panel.count;
-    panel.row[j] = real ? entries[j].row : entries[0].row;
-    panel.bias[j] = real ? entries[j].bias : 0.0F;
-    panel.keys[j] = head.pyramid.keys.get() + panel.row[j] * head.padded_dim;
-    panel.values[j] = head.pyramid.values.get() + panel.row[j] * head.padded_dim;
-    for (int r = 0; r < kQuad; ++r) {
-      const bool sees = real && (entries[j].rows >> (8 * r) & 1U) != 0;
-      panel.seen[r] |= static_cast<std::uint64_t>(sees) << j;
-    }
+  const float* keys = head.pyramid.keys.get();
+  const float* values = head.pyramid.values.get();
+  std::uint64_t seen[kQuad] = {};
+  for (int j = 0; j < panel.count; ++j) {
+    const FarEntry entry = entries[j];
+    panel.row[j] = entry.row;
+    panel.bias[j] = entry.bias;
+    panel.keys[j] = keys + entry.row * head.padded_dim;
+    panel.values[j] = values + entry.row * head.padded_dim;
+    for (int r = 0; r < kQuad; ++r) seen[r] |= static_cast<std::uint64_t>(entry.rows >> (8 * r) & 1U) << j;
+  }
+  for (int r = 0; r < kQuad; ++r) panel.seen[r] = seen[r];
+  for (int j = panel.count; j < panel.units() * kUnit; ++j) {
+    panel.keys[j] = panel.keys[0];
+    panel.values[j] = panel.values[0];
   }
 }
 
 // [4, 64] scores of nodes, with their biases; kMasked where a row does not see one.
 HSATTN_INLINE void far_scores(const PackedHead& head, const FarPanel& panel, const float* q, float* scores) {
-  for (int j = 0; j < kPanel; j += 4) dots_of_rows(q, head.padded_dim, panel.keys + j, scores + j, kPanel);
+  for (int j = 0; j < panel.count; j += 4) dots_of_rows(q, head.padded_dim, panel.keys + j, scores + j, kPanel);
   for (int r = 0; r < kQuad; ++r) {
     for (int c = 0; c < kVectors; ++c) {
       float* x = scores + r * kPanel + c * kLanes;
@@ -119,12 +130,13 @@ static void forward_far(const PackedHead& head, std::span<const FarEntry> entrie
     float rescale[kQuad];
     take_far_panel(head, entries.data() + at, count - at, panel);
     far_scores(head, panel, s.q.get() + row * head.padded_dim, scores);
-    softmax_step<true>(scores, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row, rescale);
+    softmax_step<true>(scores, panel.count, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row,
+                       rescale);
     const NodeRows rows{panel.values};
     if (head.any_not_finite) {
       weighted_rows_seen(scores, rescale, panel.seen, rows, head.padded_dim, o);
     } else {
-      weighted_rows(scores, rescale, rows, head.padded_dim, o);
+      weighted_rows(scores, rescale, rows, panel.units(), head.padded_dim, o);
     }
   }
 }

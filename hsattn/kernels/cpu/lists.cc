@@ -79,6 +79,7 @@ struct Bounds {
   std::uint32_t rows = 0;
 };
 constexpr Index kNone = Index{1} << 40;
+constexpr HeldNode kNobody{-2, 0};
 
 // Bounds of the positions that select; their first and last blocks count as held.
 int add_bounds(const PlanShape& s, std::span<const QuadPosition> positions, Bounds* bounds,
@@ -100,18 +101,16 @@ int add_bounds(const PlanShape& s, std::span<const QuadPosition> positions, Boun
   return count;
 }
 
-// Nodes of one level (>> 1: of the level below) become one where they are equal, in place. No branch: which neighbours
-// are equal cannot be guessed.
-void merge_equal(int shift, std::vector<HeldNode>& held) {
+// Ascending nodes that are equal become one, in place.
+void merge_equal(std::vector<HeldNode>& held) {
   if (held.empty()) return;
   std::size_t last = 0;
-  held[0].index >>= shift;
   for (std::size_t i = 1; i < held.size(); ++i) {
-    const HeldNode node{held[i].index >> shift, held[i].rows};
-    const bool same = held[last].index == node.index;
-    const std::uint32_t rows = same ? held[last].rows : 0;
-    last += same ? 0 : 1;
-    held[last] = {node.index, node.rows | rows};
+    if (held[last].index == held[i].index) {
+      held[last].rows |= held[i].rows;
+    } else {
+      held[++last] = held[i];
+    }
   }
   held.resize(last + 1);
 }
@@ -131,19 +130,24 @@ class FarList {
   void start_level(Index level) {
     level_ = level;
     first_ = static_cast<std::int32_t>(pyramid_.first[level]);
-    common_end_ = common_ >> level;
-    complete_ = shape_.keys / (shape_.block << level);
+    common_end_ = static_cast<std::int32_t>(std::min(common_ >> level, Index{1} << 30));
+    complete_ = static_cast<std::int32_t>(shape_.keys / (shape_.block << level));
     bias_ = static_cast<float>(level + log2_exact(shape_.block)) * kLn2;  // a complete node holds a power of two
   }
 
-  void add(Index index, std::uint32_t rows) {
+  void add(std::int32_t index, std::uint32_t rows) {
     if (index >= common_end_) rows &= rows_outside(index);
-    *out_ = {static_cast<std::int32_t>(first_ + index), bias_, rows};
-    if (index >= complete_) out_->bias = std::log(static_cast<float>(shape_.keys - (index << level_) * shape_.block));
+    *out_ = {first_ + index, bias_, rows};
+    if (index >= complete_) out_->bias = bias_of_last(index);
     out_ += rows != 0 ? 1 : 0;
   }
 
  private:
+  // A node at the end of the keys may hold fewer tokens; one behind the end is never listed.
+  float bias_of_last(Index index) const {
+    return std::log(static_cast<float>(std::max<Index>(1, shape_.keys - (index << level_) * shape_.block)));
+  }
+
   // Rows for which all blocks of the node lie before their first bound or behind their last.
   std::uint32_t rows_outside(Index index) const {
     std::uint32_t rows = 0;
@@ -161,19 +165,30 @@ class FarList {
   int count_;
   const FarEntry* begin_;
   FarEntry* out_;
-  Index common_, common_end_ = 0, complete_ = 0, level_ = 0;  // nodes [0, common_end) lie before every bound
+  Index common_, level_ = 0;
+  std::int32_t common_end_ = 0, complete_ = 0;  // nodes [0, common_end) lie before every bound
   std::int32_t first_ = 0;
   float bias_ = 0;
 };
 
-// Siblings of held nodes, for the rows that do not hold the sibling itself.
-void add_siblings(const std::vector<HeldNode>& held, Index nodes, FarList& far) {
-  for (std::size_t i = 0; i < held.size(); ++i) {
-    const std::int32_t sibling = held[i].index ^ 1;
-    const std::size_t at = sibling > held[i].index ? std::min(i + 1, held.size() - 1) : i - std::min<std::size_t>(i, 1);
-    const std::uint32_t its_rows = held[at].index == sibling ? held[at].rows : 0;
-    if (sibling < nodes) far.add(sibling, held[i].rows & ~its_rows);
+// Adds the siblings of held nodes, for the rows that do not hold the sibling itself, and makes the nodes their parents,
+// each once. held[count] is nobody. No branch: which neighbours are siblings cannot be guessed.
+Index climb(HeldNode* held, Index count, Index nodes, FarList& far) {
+  Index last = -1;
+  HeldNode before = kNobody;
+  for (Index i = 0; i < count; ++i) {
+    const HeldNode node = held[i], behind = held[i + 1];
+    const std::int32_t sibling = node.index ^ 1, parent = node.index >> 1;
+    const std::uint32_t its_rows =
+        (before.index == sibling ? before.rows : 0) | (behind.index == sibling ? behind.rows : 0);
+    far.add(sibling, sibling < nodes ? node.rows & ~its_rows : 0);
+    const bool same = before.index == sibling;
+    last += same ? 0 : 1;
+    held[last] = {parent, node.rows | (same ? before.rows : 0)};
+    before = node;
   }
+  held[last + 1] = kNobody;
+  return last + 1;
 }
 
 }  // namespace
@@ -225,19 +240,22 @@ Index build_far_entries(const PlanShape& shape, std::span<const QuadPosition> po
   Bounds bounds[kQuad];
   const int count = add_bounds(shape, positions, bounds, held);
   if (count == 0) return 0;
-  merge_equal(0, held);
+  merge_equal(held);
   const Index top = std::min<Index>(shape.far_levels, pyramid.levels - 1);
   const Index top_nodes = pyramid.first[top + 1] - pyramid.first[top];
   const std::size_t most = held.size() * static_cast<std::size_t>(top) + static_cast<std::size_t>(top_nodes) + 1;
   if (entries.size() < most) entries.resize(most);
   FarList far(shape, pyramid, bounds, count, entries.data());
-  for (Index level = 0; level < top; ++level, merge_equal(1, held)) {
+  auto nodes = static_cast<Index>(held.size());
+  held.push_back(kNobody);
+  for (Index level = 0; level < top; ++level) {
     far.start_level(level);
-    add_siblings(held, far.nodes(level), far);
+    nodes = climb(held.data(), nodes, far.nodes(level), far);
   }
+  held.resize(static_cast<std::size_t>(nodes));
   far.start_level(top);
   auto node = held.begin();
-  for (Index index = 0; index < top_nodes; ++index) {
+  for (std::int32_t index = 0; index < top_nodes; ++index) {
     const bool is_held = node != held.end() && node->index == index;
     std::uint32_t rows = 0;
     for (int i = 0; i < count; ++i) rows |= bounds[i].rows;

@@ -10,6 +10,7 @@ struct Panel {
   const float* keys_t[kPanelUnits];  // [dim, 8] each
   const float* rows[kPanelUnits];    // values [8, padded dim] each
   std::uint64_t seen[kQuad];         // bit j: the row sees key j
+  int units;                         // of 8; the others are zeros that no row sees
   bool all_seen;
   bool careful;  // holds a value that is not finite
 };
@@ -19,19 +20,17 @@ struct Panel {
 template <int N>
 HSATTN_ALONE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
                                     Index stride) {
-  F acc[kQuad][N];
-  for (int r = 0; r < kQuad; ++r)
-    for (int c = 0; c < N; ++c) acc[r][c] = zero();
+  F acc[kQuad * N];  // [rows, vectors]
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS { acc[i] = zero(); });
   for (Index d = 0; d < dim; ++d) {
     F k[N];
-    for (int c = 0; c < N; ++c) k[c] = load_units(unit + c * kUnitsPerVector, d * kUnit);
-    for (int r = 0; r < kQuad; ++r) {
+    each<N>([&](int c) HSATTN_ALWAYS { k[c] = load_units(unit + c * kUnitsPerVector, d * kUnit); });
+    each<kQuad>([&](int r) HSATTN_ALWAYS {
       const F x = set1(q[r * q_stride + d]);
-      for (int c = 0; c < N; ++c) acc[r][c] = fma(x, k[c], acc[r][c]);
-    }
+      each<N>([&](int c) HSATTN_ALWAYS { acc[r * N + c] = fma(x, k[c], acc[r * N + c]); });
+    });
   }
-  for (int r = 0; r < kQuad; ++r)
-    for (int c = 0; c < N; ++c) store(scores + r * stride + c * kLanes, acc[r][c]);
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS { store(scores + i / N * stride + i % N * kLanes, acc[i]); });
 }
 
 // [4, 64] scores of a panel's units.
@@ -46,41 +45,41 @@ HSATTN_INLINE void scores_of_panel(const float* q, Index q_stride, Index dim, co
   }
 }
 
-// acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j. N vectors of columns.
+// acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j, for the keys of the first `units` units. N
+// vectors of columns.
 template <int N, class RowOf>
-HSATTN_ALONE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, Index column, float* acc,
-                                           Index acc_stride) {
-  F o[kQuad][N];
-  for (int r = 0; r < kQuad; ++r) {
-    const F a = set1(scale[r]);
-    for (int c = 0; c < N; ++c) o[r][c] = mul(a, load(acc + r * acc_stride + column + c * kLanes));
-  }
-  for (int u = 0; u < kPanelUnits; ++u) {
+HSATTN_ALONE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, int units, Index column,
+                                           float* acc, Index acc_stride) {
+  F o[kQuad * N];  // [rows, vectors]
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS {
+    o[i] = mul(set1(scale[i / N]), load(acc + i / N * acc_stride + column + i % N * kLanes));
+  });
+  for (int u = 0; u < units; ++u) {
 #pragma GCC unroll 8
     for (int j = 0; j < kUnit; ++j) {
       const float* row = row_of(u, j) + column;
       F x[N];
-      for (int c = 0; c < N; ++c) x[c] = load(row + c * kLanes);
-      for (int r = 0; r < kQuad; ++r) {
+      each<N>([&](int c) HSATTN_ALWAYS { x[c] = load(row + c * kLanes); });
+      each<kQuad>([&](int r) HSATTN_ALWAYS {
         const F w = set1(p[r * kPanel + u * kUnit + j]);
-        for (int c = 0; c < N; ++c) o[r][c] = fma(w, x[c], o[r][c]);
-      }
+        each<N>([&](int c) HSATTN_ALWAYS { o[r * N + c] = fma(w, x[c], o[r * N + c]); });
+      });
     }
   }
-  for (int r = 0; r < kQuad; ++r)
-    for (int c = 0; c < N; ++c) store(acc + r * acc_stride + column + c * kLanes, o[r][c]);
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS { store(acc + i / N * acc_stride + column + i % N * kLanes, o[i]); });
 }
 
 template <class RowOf>
-HSATTN_INLINE void weighted_rows(const float* p, const float* scale, RowOf row_of, Index padded_dim, float* acc) {
+HSATTN_INLINE void weighted_rows(const float* p, const float* scale, RowOf row_of, int units, Index padded_dim,
+                                 float* acc) {
   constexpr int kMost = kLanes == 16 ? 4 : 3;  // 16 or 12 accumulators
   Index column = 0;
   for (; column + kMost * kLanes <= padded_dim; column += kMost * kLanes)
-    weighted_rows_of_vectors<kMost>(p, scale, row_of, column, acc, padded_dim);
+    weighted_rows_of_vectors<kMost>(p, scale, row_of, units, column, acc, padded_dim);
   const Index rest = (padded_dim - column) / kLanes;
-  if (rest == 3) weighted_rows_of_vectors<3>(p, scale, row_of, column, acc, padded_dim);
-  if (rest == 2) weighted_rows_of_vectors<2>(p, scale, row_of, column, acc, padded_dim);
-  if (rest == 1) weighted_rows_of_vectors<1>(p, scale, row_of, column, acc, padded_dim);
+  if (rest == 3) weighted_rows_of_vectors<3>(p, scale, row_of, units, column, acc, padded_dim);
+  if (rest == 2) weighted_rows_of_vectors<2>(p, scale, row_of, units, column, acc, padded_dim);
+  if (rest == 1) weighted_rows_of_vectors<1>(p, scale, row_of, units, column, acc, padded_dim);
 }
 
 // The same sums, same bits, touching only rows that are seen: for values that are not finite.
@@ -134,13 +133,14 @@ HSATTN_INLINE H weights_of_row(float* row, const F* s, float m, H sum) {
   return sum;
 }
 
-// One step of the running softmax: scores [4, 64] become weights exp(score) 2^-m; m is the running maximum `best` in
-// the log2 domain, rounded up to an integer so that rescaling is exact; rescale[r] = 2^(old m - m).
+// One step of the running softmax: scores [4, 64], the first `keys` of them real, become weights exp(score) 2^-m; m is
+// the running maximum `best` in the log2 domain, rounded up to an integer so that rescaling is exact; rescale[r] =
+// 2^(old m - m).
 //
 // Row sums stay apart for the 8 lanes of a unit (kFar false), or are one chain over the nodes (kFar true), so that
 // their bits do not depend on how entries fall into panels.
 template <bool kFar>
-HSATTN_INLINE void softmax_step(float* scores, float* best, float* sums, float* far_sum, float* rescale) {
+HSATTN_INLINE void softmax_step(float* scores, int keys, float* best, float* sums, float* far_sum, float* rescale) {
   for (int r = 0; r < kQuad; ++r) {
     float* row = scores + r * kPanel;
     F s[kVectors];
@@ -162,32 +162,40 @@ HSATTN_INLINE void softmax_step(float* scores, float* best, float* sums, float* 
     far_sum[r] *= rescale[r];
   }
   if constexpr (kFar) {
-    for (int j = 0; j < kPanel; ++j)
+    for (int j = 0; j < keys; ++j)
       for (int r = 0; r < kQuad; ++r) far_sum[r] += scores[r * kPanel + j];
   }
 }
 
-// Dot products of 4 query rows with 4 rows of a table; padded_dim a multiple of the vector. out[r * stride + i].
-HSATTN_INLINE void dots_of_rows(const float* q, Index padded_dim, const float* const* row, float* out, Index stride) {
-  F acc[kQuad][4];
-  for (int r = 0; r < kQuad; ++r)
-    for (int i = 0; i < 4; ++i) acc[r][i] = zero();
+// Dot products of 4 query rows with N rows of a table; padded_dim a multiple of the vector. sums[r * 4 + i] of the
+// units of a product's lanes.
+template <int N>
+HSATTN_ALONE void dots_of_some_rows(const float* q, Index padded_dim, const float* const* row, H* sums) {
+  F acc[kQuad * N];
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS { acc[i] = zero(); });
   for (Index d = 0; d < padded_dim; d += kLanes) {
-    F k[4];
-    for (int i = 0; i < 4; ++i) k[i] = load(row[i] + d);
-    for (int r = 0; r < kQuad; ++r) {
+    F k[N];
+    each<N>([&](int i) HSATTN_ALWAYS { k[i] = load(row[i] + d); });
+    each<kQuad>([&](int r) HSATTN_ALWAYS {
       const F x = load(q + r * padded_dim + d);
-      for (int i = 0; i < 4; ++i) acc[r][i] = fma(x, k[i], acc[r][i]);
-    }
+      each<N>([&](int i) HSATTN_ALWAYS { acc[r * N + i] = fma(x, k[i], acc[r * N + i]); });
+    });
+  }
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS { sums[i / N * 4 + i % N] = sum_of_units(acc[i]); });
+}
+
+// Dot products of 4 query rows with 4 rows of a table. out[r * stride + i].
+HSATTN_INLINE void dots_of_rows(const float* q, Index padded_dim, const float* const* row, float* out, Index stride) {
+  H lanes[kQuad * 4];
+  if constexpr (kLanes == 16) {
+    dots_of_some_rows<4>(q, padded_dim, row, lanes);
+  } else {  // 16 accumulators would leave no register for a key
+    dots_of_some_rows<2>(q, padded_dim, row, lanes);
+    dots_of_some_rows<2>(q, padded_dim, row + 2, lanes + 2);
   }
   for (int r = 0; r < kQuad; r += 2) {
-    H lanes[kPanelUnits];
-    for (int i = 0; i < 4; ++i) {
-      lanes[i] = add_units(half_zero(), acc[r][i]);
-      lanes[4 + i] = add_units(half_zero(), acc[r + 1][i]);
-    }
-    float sums[kPanelUnits];
-    half_store(sums, sums_of_units(lanes));
+    float sums[kUnit];
+    half_store(sums, sums_of_units(lanes + r * 4));
     __builtin_memcpy(out + r * stride, sums, 4 * sizeof(float));
     __builtin_memcpy(out + (r + 1) * stride, sums + 4, 4 * sizeof(float));
   }

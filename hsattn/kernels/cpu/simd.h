@@ -14,12 +14,14 @@
 #include "hsattn/kernels/cpu/layout.h"
 
 #define HSATTN_INLINE static inline __attribute__((always_inline))
+// A function of its own, whatever the instruction set.
+#define HSATTN_APART static __attribute__((noinline))
 // With 16 registers, a function of its own, so that its accumulators get them all: inlined into a long function GCC
 // spills them (1.6x the time of full attention). With 32 there is room, and calls would cost 7 %.
 #if defined(HSATTN_SIMD_AVX512)
 #define HSATTN_ALONE HSATTN_INLINE
 #else
-#define HSATTN_ALONE static __attribute__((noinline))
+#define HSATTN_ALONE HSATTN_APART
 #endif
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
@@ -34,6 +36,17 @@ namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
 constexpr int kUnitsPerVector = kLanes / 8;
 constexpr int kVectors = static_cast<int>(kPanel) / kLanes;  // vectors of one row of a panel
+
+// body(0), ..., body(N - 1), written out before anything else is optimized: arrays of vectors that are indexed so
+// become registers. Of a loop, GCC makes one too late; the array stays in memory and is copied to and fro.
+#define HSATTN_ALWAYS __attribute__((always_inline))
+template <int N, class Body>
+HSATTN_INLINE void each(Body body) {
+  if constexpr (N > 0) {
+    each<N - 1>(body);
+    body(N - 1);
+  }
+}
 
 template <class T>
 HSATTN_INLINE T min_of(T a, T b) {
@@ -50,9 +63,8 @@ HSATTN_INLINE T max_of(T a, T b) {
 template <bool kHuge>
 HSATTN_INLINE F exp_reduced(F x, F* integer) {
   *integer = round_nearest(mul(x, set1(kLog2e)));
-  const F minus = sub(zero(), *integer);
-  F f = fma(minus, set1(0.693359375F), x);
-  f = fma(minus, set1(-2.12194440e-4F), f);
+  F f = minus_product(*integer, set1(0.693359375F), x);
+  f = minus_product(*integer, set1(-2.12194440e-4F), f);
   if constexpr (kHuge) f = max_keep_nan(set1(-0.35F), min_keep_nan(set1(0.35F), f));
   F p = set1(8.31249e-3F);
   p = fma(p, f, set1(4.189008e-2F));

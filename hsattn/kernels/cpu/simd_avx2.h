@@ -12,14 +12,15 @@ HSATTN_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
 HSATTN_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 HSATTN_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
 HSATTN_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+HSATTN_INLINE F minus_product(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }
 HSATTN_INLINE F max_keep_nan(F floor, F x) { return _mm256_max_ps(floor, x); }
 HSATTN_INLINE F min_keep_nan(F ceiling, F x) { return _mm256_min_ps(ceiling, x); }
 HSATTN_INLINE F round_nearest(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // x * 2^exponent for an integral exponent of at most 127; below 2^-126 the factor is 0.
 HSATTN_INLINE F scale_by_power(F x, F exponent) {
   const F e = _mm256_max_ps(exponent, _mm256_set1_ps(-127.0F));
-  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(e), _mm256_set1_epi32(127));
-  return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
+  const F biased = _mm256_add_ps(e, _mm256_set1_ps(12582912.0F + 127.0F));  // 1.5 * 2^23: the low bits are an integer
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(biased), 23)));
 }
 HSATTN_INLINE float reduce_max(F x) {
   __m128 a = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -48,6 +49,7 @@ HSATTN_INLINE H half_zero() { return _mm256_setzero_ps(); }
 HSATTN_INLINE H half_load(const float* p) { return _mm256_loadu_ps(p); }
 HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }
 HSATTN_INLINE H add_units(H s, F x) { return _mm256_add_ps(s, x); }
+HSATTN_INLINE H sum_of_units(F x) { return x; }
 HSATTN_INLINE H half_mul(H a, float b) { return _mm256_mul_ps(a, _mm256_set1_ps(b)); }
 using I = __m256i;
 HSATTN_INLINE I int_zero() { return _mm256_setzero_si256(); }

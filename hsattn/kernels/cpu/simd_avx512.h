@@ -12,6 +12,8 @@ HSATTN_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
 HSATTN_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 HSATTN_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 HSATTN_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a b.
+HSATTN_INLINE F minus_product(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
 HSATTN_INLINE F max_keep_nan(F floor, F x) { return _mm512_max_ps(floor, x); }
 HSATTN_INLINE F min_keep_nan(F ceiling, F x) { return _mm512_min_ps(ceiling, x); }
 HSATTN_INLINE F round_nearest(F x) { return _mm512_roundscale_ps(x, 0); }
@@ -42,6 +44,7 @@ HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }
 HSATTN_INLINE H add_units(H s, F x) {
   return _mm256_add_ps(_mm256_add_ps(s, _mm512_castps512_ps256(x)), _mm512_extractf32x8_ps(x, 1));
 }
+HSATTN_INLINE H sum_of_units(F x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
 HSATTN_INLINE H half_mul(H a, float b) { return _mm256_mul_ps(a, _mm256_set1_ps(b)); }
 // x >= 0 in units of 2^-20, as integers: sums of them do not depend on the order.
 using I = __m512i;

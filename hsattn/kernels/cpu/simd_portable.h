@@ -18,6 +18,7 @@ HSATTN_INLINE F add(F a, F b) { return a + b; }
 HSATTN_INLINE F sub(F a, F b) { return a - b; }
 HSATTN_INLINE F mul(F a, F b) { return a * b; }
 HSATTN_INLINE F fma(F a, F b, F c) { return a * b + c; }
+HSATTN_INLINE F minus_product(F a, F b, F c) { return c - a * b; }
 HSATTN_INLINE F max_keep_nan(F floor, F x) { return floor > x ? floor : x; }
 HSATTN_INLINE F min_keep_nan(F ceiling, F x) { return ceiling < x ? ceiling : x; }
 // Beyond 2^23 every float is an integer already; NaN stays.
@@ -79,6 +80,7 @@ HSATTN_INLINE H add_units(H s, F x) {
   __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + 32, sizeof high);
   return (s + low) + high;
 }
+HSATTN_INLINE H sum_of_units(F x) { return add_units(half_zero(), x); }
 HSATTN_INLINE H half_mul(H a, float b) { return a * b; }
 HSATTN_INLINE I int_zero() { return I{}; }
 HSATTN_INLINE I to_fixed_point(F x) { return __builtin_convertvector(round_nearest(x * 1048576.0F), I); }
