@@ -4,6 +4,8 @@ demo_folder=runs/demo
 demo_context=4096
 # Chosen so that the whole demo ends within 15 minutes on two cores.
 demo_model=(--layers 4 --width 192 --heads 3 --context "$demo_context" --batch 1 --learning-rate 3e-3 --warmup 20)
+# Budgets of HSA: those of training(), with rescoring (docs/design.md, "Selection").
+demo_hsa=(--preset training --candidates 2048)
 demo_held_out=data/held_out/grahame-the-wind-in-the-willows.txt.gz
 demo_lengths=4096,8192,16384
 
@@ -32,9 +34,10 @@ demo_text() {
 
 # demo_train ATTENTION STEPS SEED
 demo_train() {
-  local attention=$1 steps=$2 seed=$3
+  local attention=$1 steps=$2 seed=$3 demo_budgets=()
+  if [ "$attention" = hsa ]; then demo_budgets=("${demo_hsa[@]}"); fi
   local options=(train --data "$demo_folder/text" --run "$demo_folder/$attention" --attention "$attention"
-    "${demo_model[@]}" --steps "$steps" --seed "$seed" --eval-every "$(((steps + 3) / 4))" --save-every "$steps")
+    "${demo_model[@]}" "${demo_budgets[@]}" --steps "$steps" --seed "$seed" --eval-every "$(((steps + 3) / 4))" --save-every "$steps")
   rm -rf "${demo_folder:?}/$attention"
   demo_commands+=("hsattn ${options[*]}")
   watched "demo-train-$attention" "Train with $attention: $steps steps of $demo_context tokens" "$hsattn" "${options[@]}"
@@ -73,7 +76,7 @@ demo() {
       eval --model "$demo_folder/$attention" --data "$demo_folder/text" --context "$demo_context" --windows 32
   done
   demo_json "$demo_folder/bench.json" demo-bench "Time attention alone against SDPA at $demo_lengths tokens" \
-    bench --lengths "$demo_lengths" --pattern hsa --preset training
+    bench --lengths "$demo_lengths" --pattern hsa "${demo_hsa[@]}"
   demo_commands+=("hsattn inspect --model $demo_folder/hsa --text $demo_held_out --out $demo_folder/attention.html")
   step demo-inspect "Draw what a head of the HSA model attends" "$hsattn" inspect --model "$demo_folder/hsa" \
     --text "$demo_held_out" --context "$demo_context" --out "$demo_folder/attention.html"
