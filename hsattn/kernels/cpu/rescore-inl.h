@@ -71,8 +71,9 @@ static float largest_score(const Cell& c, int p, const float* score, Index units
 }
 
 // Sum of exp over the lanes of each unit that position p may choose, relative to a power of two near the largest; with
-// kTotal returns the factor that normalises them. Scores that are not finite count nothing.
-template <bool kHuge, bool kTotal>
+// kTotal returns the factor that normalises them, and scores that are not finite count nothing. With kWhole no unit is
+// shared by positions that see different lanes of it, and units that a position may not choose get rubbish.
+template <bool kHuge, bool kTotal, bool kWhole>
 static float unit_masses(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
   const Entry* entries = c.s.cell_entries.get();
   const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
@@ -82,8 +83,11 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
     H lane_sums[kPanelUnits];
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(score + u * kUnit + v * kLanes);
-      const M ok = both(lanes_of_entries(entries + u + v * kUnitsPerVector, p), finite(x));
-      const F w = select(ok, exp_minus<kHuge>(max_keep_nan(floor, x), m), zero());
+      F w = exp_minus<kHuge>(max_keep_nan(floor, x), m);
+      if constexpr (!kWhole) {
+        const M ok = both(lanes_of_entries(entries + u + v * kUnitsPerVector, p), finite(x));
+        w = select(ok, w, zero());
+      }
       if constexpr (kTotal) sum = int_add(sum, to_fixed_point(w));
       split_units(w, lane_sums + v * kUnitsPerVector);
     }
@@ -101,12 +105,10 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
 static float masses_of_row(const Cell& c, int p, const float* score, Index units, float* out) {
   const float exponent = exponent_above(largest_score(c, p, score, units));
   const bool huge = exponent > kHugeExponent || exponent < -kHugeExponent;
-  if (c.job.group == 1) {
-    return huge ? unit_masses<true, false>(c, p, score, units, exponent, out)
-                : unit_masses<false, false>(c, p, score, units, exponent, out);
-  }
-  return huge ? unit_masses<true, true>(c, p, score, units, exponent, out)
-              : unit_masses<false, true>(c, p, score, units, exponent, out);
+  const bool whole = c.job.shape.block >= kUnit && (c.job.shape.causal || c.job.shape.keys % kUnit == 0);
+  if (c.job.group == 1 && whole && !huge) return unit_masses<false, false, true>(c, p, score, units, exponent, out);
+  return huge ? unit_masses<true, true, false>(c, p, score, units, exponent, out)
+              : unit_masses<false, true, false>(c, p, score, units, exponent, out);
 }
 
 // Masses of the candidate blocks, summed over the heads of each position.
