@@ -8,7 +8,7 @@ namespace hsattn::lm {
 
 struct OpCheck {
   double forward_error = 0;    ///< largest difference, as a share of the largest exact value; infinite for NaN
-  double backward_error = 0;   ///< the same over dq, dk, dv; 0 if not checked
+  double backward_error = 0;   ///< the same over dq, dk and dv together; 0 if not checked
   double attended_tokens = 0;  ///< per position on average; pooled nodes not counted
 };
 
