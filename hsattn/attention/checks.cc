@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
-#include <string>
+#include <ostream>
 #include <utility>
 
 #include "hsattn/base/error.h"
@@ -15,8 +15,15 @@ namespace {
 
 constexpr Index kMostElements = Index{1} << 56;  // of one tensor; far above any memory, far below overflow
 
-std::string shape_of(const ConstView& v) {
-  return concat("[", v.batch, ", ", v.heads, ", ", v.tokens, ", ", v.dim, "]");
+// Prints a shape; text is made only for a message that is thrown, as a call on a few tokens takes microseconds.
+struct ShapeOf {
+  const ConstView& view;
+};
+ShapeOf shape_of(const ConstView& view) { return {view}; }
+
+std::ostream& operator<<(std::ostream& out, const ShapeOf& shape) {
+  const ConstView& v = shape.view;
+  return out << "[" << v.batch << ", " << v.heads << ", " << v.tokens << ", " << v.dim << "]";
 }
 
 // Sizes whose product, also with strides, stays below 2^56, so that no offset overflows.

@@ -49,7 +49,7 @@ class Waves {
  private:
   void pack(Index first, Index count) {
     const Index units = packed_[0].units;
-    const Index chunk = executor_.threads() == 1 ? units : std::max<Index>(64, ceil_div(units, 8));
+    const Index chunk = executor_.threads() == 1 ? std::max<Index>(1, units) : std::max<Index>(64, ceil_div(units, 8));
     const Index chunks = ceil_div(units, chunk);
     executor_.run(count * chunks, [&](Index task) {
       PackedHead& head = packed_[static_cast<std::size_t>(task / chunks)];

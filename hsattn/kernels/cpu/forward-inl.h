@@ -14,7 +14,7 @@ struct Cursor {
   const Entry* end = nullptr;
 };
 
-// Takes the next (up to) 8 entries of a quad into a panel; a short panel is filled up with the units of zeros.
+// Takes the next (up to) 8 entries of a quad into a panel; a short panel is filled up with its first unit, unseen.
 HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* units, Panel& panel) {
   const int count = static_cast<int>(min_of<Index>(cursor.end - cursor.at, kPanelUnits));
   std::uint32_t every = 0xffffffffU;
@@ -22,7 +22,7 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
     units[u] = cursor.at[u].unit;
     every &= cursor.at[u].lanes;
   }
-  for (int u = count; u < kPanelUnits; ++u) units[u] = head.units - kPanelUnits + u;
+  for (int u = count; u < kPanelUnits; ++u) units[u] = units[0];
   for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * head.dim * kUnit;
   panel.units = count;
   panel.all_seen = every == 0xffffffffU && count == kPanelUnits;

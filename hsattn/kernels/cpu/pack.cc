@@ -63,7 +63,7 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   head.keys = keys;
   head.dim = dim;
   head.padded_dim = round_up(dim, kDimAlign);
-  head.units = ceil_div(keys, kUnit) + kPanelUnits;  // and a panel of zeros: what a short panel is filled up with
+  head.units = ceil_div(keys, kUnit);
   const char* what = "attention: packed keys and values";
   head.keys_t = allocate_buffer<float>(head.units * dim * kUnit, what);
   head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
