@@ -18,16 +18,21 @@ namespace hsattn {
 constexpr int kKeyLevels = 127;
 constexpr int kQueryLevels = 64;
 
-// x[i] is about out[i] * (returned scale), with |out[i]| at most `levels`. A vector with NaN or Inf becomes zeros with
-// scale NaN; one of tiny numbers becomes zeros with scale 0.
-inline float quantize(const float* x, Index count, int levels, std::int8_t* out) {
-  std::int32_t largest_bits = 0;  // magnitudes order as integers do; those of NaN and Inf are the largest
+// The bits of the largest magnitude among x: magnitudes order as integers do, and those of NaN and Inf are the largest.
+inline std::int32_t largest_magnitude_bits(const float* x, Index count) {
+  std::int32_t largest = 0;
   for (Index i = 0; i < count; ++i) {
     std::int32_t bits = 0;
     std::memcpy(&bits, x + i, sizeof bits);
-    largest_bits = std::max(largest_bits, bits & 0x7fffffff);
+    largest = std::max(largest, bits & 0x7fffffff);
   }
-  const auto largest = std::bit_cast<float>(largest_bits);
+  return largest;
+}
+
+// x[i] is about out[i] * (returned scale), with |out[i]| at most `levels`. A vector with NaN or Inf becomes zeros with
+// scale NaN; one of tiny numbers becomes zeros with scale 0.
+inline float quantize(const float* x, Index count, int levels, std::int8_t* out) {
+  const auto largest = std::bit_cast<float>(largest_magnitude_bits(x, count));
   if (!(largest > 1e-30F && largest <= std::numeric_limits<float>::max())) {
     std::fill_n(out, count, std::int8_t{0});
     return largest <= 1e-30F ? 0.0F : std::numeric_limits<float>::quiet_NaN();
