@@ -61,7 +61,7 @@ HSATTN_INLINE void forward_panel(const PackedHead& head, Cursor& cursor, Index r
   float rescale[kQuad];
   take_panel(head, cursor, units, panel);
   for (int u = 0; u < kPanelUnits; ++u) panel.rows[u] = head.values.get() + units[u] * kUnit * padded;
-  scores_of_panel(s.q.get() + row * padded, padded, head.dim, panel.keys_t, scores);
+  scores_of_panel(s.q.get() + row * padded, padded, head.dim, panel.keys_t, panel.units, scores);
   if (!panel.all_seen) mask_scores(scores, panel.seen);
   softmax_step<false>(scores, kPanel, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row, rescale);
   const UnitRows rows{panel.rows, padded};

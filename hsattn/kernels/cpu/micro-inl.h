@@ -33,15 +33,19 @@ HSATTN_ALONE void scores_of_vectors(const float* q, Index q_stride, Index dim, c
   each<kQuad * N>([&](int i) HSATTN_ALWAYS { store(scores + i / N * stride + i % N * kLanes, acc[i]); });
 }
 
-// [4, 64] scores of a panel's units.
-HSATTN_INLINE void scores_of_panel(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
-                                   Index stride = kPanel) {
+// [4, 64] scores of a panel's first `units` units; what stands behind them is left alone or rubbish.
+HSATTN_INLINE void scores_of_panel(const float* q, Index q_stride, Index dim, const float* const* unit, int units,
+                                   float* scores) {
   if constexpr (kLanes == 16) {
-    scores_of_vectors<4>(q, q_stride, dim, unit, scores, stride);
+    if (units > 4) {
+      scores_of_vectors<4>(q, q_stride, dim, unit, scores, kPanel);
+    } else {
+      scores_of_vectors<2>(q, q_stride, dim, unit, scores, kPanel);
+    }
   } else {  // 12 accumulators, 3 keys and 1 query fill the 16 registers
-    scores_of_vectors<3>(q, q_stride, dim, unit, scores, stride);
-    scores_of_vectors<3>(q, q_stride, dim, unit + 3, scores + 24, stride);
-    scores_of_vectors<2>(q, q_stride, dim, unit + 6, scores + 48, stride);
+    scores_of_vectors<3>(q, q_stride, dim, unit, scores, kPanel);
+    if (units > 3) scores_of_vectors<3>(q, q_stride, dim, unit + 3, scores + 24, kPanel);
+    if (units > 6) scores_of_vectors<2>(q, q_stride, dim, unit + 6, scores + 48, kPanel);
   }
 }
 
