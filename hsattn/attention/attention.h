@@ -41,8 +41,8 @@ struct AttentionGradients {
 ///
 /// Throws InvalidArgument if shapes, types or options do not fit.
 /// Source: HSA paper, section 3.2. Differs: every position selects for itself (docs/design.md, "Selection").
-Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options,
-               std::optional<double> scale = {}, Executor& executor = serial_executor());
+Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale = {},
+               Executor& executor = serial_executor());
 
 /// The same into memory of the caller: `blocks` has room for batch * kv_heads * queries * plan_shape(...).slots() ids.
 void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
@@ -55,8 +55,9 @@ void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& o
 void attention_forward(const AttentionInputs& in, const PlanView& plan, const AttentionOutputs& out,
                        Executor& executor = serial_executor());
 
-/// Plans and attends in one pass; lists are made and consumed group by group. With `keep` (memory as for make_plan_into)
-/// the lists are stored there, for backward. Same results, bit by bit, as make_plan followed by attention_forward.
+/// Plans and attends in one pass; lists are made and consumed group by group. With `keep` (memory as for
+/// make_plan_into) the lists are stored there, for backward. Same results, bit by bit, as make_plan followed by
+/// attention_forward.
 void attention_forward(const AttentionInputs& in, const PlanOptions& options, const AttentionOutputs& out,
                        std::int32_t* keep = nullptr, Executor& executor = serial_executor());
 
