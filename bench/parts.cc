@@ -94,9 +94,10 @@ void run(const Rules& rules, Index n, const std::string& part) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  const Index n = count > 1 ? std::atol(arguments[1]) : 8192;
+  char* end = nullptr;
+  const Index n = count > 1 ? std::strtol(arguments[1], &end, 10) : 8192;
   const std::string rules = count > 2 ? arguments[2] : "all", part = count > 3 ? arguments[3] : "all";
-  if (n < 1) {
+  if (n < 1 || (end != nullptr && *end != '\0')) {
     std::fprintf(stderr, "parts: LENGTH is '%s'; it must be a whole number from 1 on\n", arguments[1]);
     return 2;
   }
