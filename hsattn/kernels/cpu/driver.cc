@@ -24,6 +24,21 @@ SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
   return b;
 }
 
+// Where every position attends everything, the rules without lists and far nodes: nothing is packed for them then.
+PlanShape without_idle_search(PlanShape shape) {
+  if (shape.slots() == 0) return shape;
+  for (Index query = shape.queries - 1; query >= 0; --query) {
+    if (!shape.dense(shape.position(query))) return shape;
+  }
+  shape.kept = 0;
+  shape.far_field = false;
+  return shape;
+}
+
+void empty_lists(const PlanShape& shape, std::int32_t* lists) {
+  std::fill_n(lists, shape.batch * shape.kv_heads * shape.queries * shape.slots(), -1);
+}
+
 // Heads of a call, a few at a time: as many are packed at once as there are threads, so that memory stays bounded.
 class Waves {
  public:
@@ -148,6 +163,10 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
             std::int32_t* blocks, Executor& executor) {
+  if (without_idle_search(shape).slots() == 0) {
+    empty_lists(shape, blocks);
+    return;
+  }
   const Kernels& kernels = kernels_for(selected_isa());
   const SearchBudgets budgets = budgets_of(shape, options);
   PackRequest request = request_for(shape, true, budgets.rescore);
@@ -172,12 +191,14 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
 
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
              Executor& executor) {
-  run_forward(in, scale, plan.shape, {}, plan.blocks, out, nullptr, executor);
+  run_forward(in, scale, without_idle_search(plan.shape), {}, plan.blocks, out, nullptr, executor);
 }
 
 void forward(const AttentionInputs& in, double scale, const PlanShape& shape, const PlanOptions& options,
              const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
-  run_forward(in, scale, shape, budgets_of(shape, options), nullptr, out, keep, executor);
+  const PlanShape needed = without_idle_search(shape);
+  if (keep != nullptr && needed.slots() == 0) empty_lists(shape, keep);
+  run_forward(in, scale, needed, budgets_of(needed, options), nullptr, out, keep, executor);
 }
 
 namespace {
@@ -261,7 +282,7 @@ BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const At
 
 void backward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionSaved& saved,
               const AttentionGradients& grads, Executor& executor) {
-  const PlanShape& shape = plan.shape;
+  const PlanShape shape = without_idle_search(plan.shape);
   const Kernels& kernels = kernels_for(selected_isa());
   PackRequest request = request_for(shape, false, false);
   request.values = request.backward = true;

@@ -68,7 +68,7 @@ struct PackedPyramid {
 // One key/value head, packed. Tokens past the end are zeros that no row sees.
 struct PackedHead {
   Index keys = 0, dim = 0, padded_dim = 0, units = 0;
-  Buffer<float> keys_t;             // [units, dim, 8]
+  Buffer<float> keys_t;             // [units, dim, 8]; not for a search alone
   Buffer<float> values;             // [units, 8, padded dim]
   Buffer<float> values_t;           // [units, dim, 8]; backward only
   Buffer<float> key_rows;           // [units, 8, padded dim]; backward only

@@ -65,14 +65,16 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   head.padded_dim = round_up(dim, kDimAlign);
   head.units = ceil_div(keys, kUnit);
   const char* what = "attention: packed keys and values";
-  head.keys_t = allocate_buffer<float>(head.units * dim * kUnit, what);
   head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
   const Index rows = head.units * kUnit * head.padded_dim;
   if (request.rescore) {
     head.keys_int8 = allocate_buffer<std::uint8_t>(rows, what);
     head.key_scales = allocate_buffer<float>(head.units * kUnit, what);
   }
-  if (request.values) head.values = allocate_buffer<float>(rows, what);
+  if (request.values) {
+    head.keys_t = allocate_buffer<float>(head.units * dim * kUnit, what);
+    head.values = allocate_buffer<float>(rows, what);
+  }
   if (request.backward) {
     head.values_t = allocate_buffer<float>(head.units * dim * kUnit, what);
     head.key_rows = allocate_buffer<float>(rows, what);
@@ -104,15 +106,16 @@ void pack_units(const Rows<const float>& k, const Rows<const float>& v, const Pa
     const Index first = unit * kUnit;
     const Index count = std::clamp<Index>(head.keys - first, 0, kUnit);
     const float* k_rows = k.row(count > 0 ? first : 0);
-    transpose_unit(k_rows, k.stride, count, dim, head.keys_t.get() + unit * dim * kUnit);
     if (request.rescore) {
       round_unit(k_rows, k.stride, count, dim, pd, head.keys_int8.get() + unit * kUnit * pd,
                  head.key_scales.get() + unit * kUnit);
     }
-    std::uint8_t flags = all_finite(k_rows, k.stride, count, dim) ? 0 : 1;
+    std::uint8_t flags = 0;
     if (request.values) {
       const float* v_rows = v.row(count > 0 ? first : 0);
+      transpose_unit(k_rows, k.stride, count, dim, head.keys_t.get() + unit * dim * kUnit);
       copy_unit(v_rows, v.stride, count, dim, pd, head.values.get() + unit * kUnit * pd);
+      flags = all_finite(k_rows, k.stride, count, dim) ? 0 : 1;
       flags |= all_finite(v_rows, v.stride, count, dim) ? 0 : 2;
       if (request.backward) {
         transpose_unit(v_rows, v.stride, count, dim, head.values_t.get() + unit * dim * kUnit);

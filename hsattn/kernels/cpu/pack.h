@@ -7,7 +7,7 @@
 namespace hsattn::cpu {
 
 struct PackRequest {
-  bool values = false;     // pack values (forward, backward)
+  bool values = false;     // keys and values as they are attended (forward, backward)
   bool backward = false;   // also transposed values and key rows
   bool search = false;     // key pyramid, rounded to bytes
   bool rescore = false;    // keys rounded to bytes

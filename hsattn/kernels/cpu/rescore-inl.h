@@ -70,10 +70,10 @@ static float largest_score(const Cell& c, int p, const float* score, Index units
   return max_of(reduce_max(top), -1.0e38F);
 }
 
-// Sum of exp over the lanes of each unit that position p may choose, relative to a power of two near the largest; with
-// kTotal returns the factor that normalises them, and scores that are not finite count nothing. With kWhole no unit is
-// shared by positions that see different lanes of it, and units that a position may not choose get rubbish.
-template <bool kHuge, bool kTotal, bool kWhole>
+// Sum of exp over the lanes of each unit that position p may choose, relative to a power of two near the largest;
+// scores that are not finite count nothing. Returns the factor that normalises them. With kWhole, for a single head
+// whose units are seen whole or not at all, the factor is 1, and units that the position may not choose get rubbish.
+template <bool kHuge, bool kWhole>
 static float unit_masses(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
   const Entry* entries = c.s.cell_entries.get();
   const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
@@ -88,16 +88,16 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
         const M ok = both(lanes_of_entries(entries + u + v * kUnitsPerVector, p), finite(x));
         w = select(ok, w, zero());
       }
-      if constexpr (kTotal) sum = int_add(sum, to_fixed_point(w));
+      if constexpr (!kWhole) sum = int_add(sum, to_fixed_point(w));
       split_units(w, lane_sums + v * kUnitsPerVector);
     }
     half_store(out + u, sums_of_units(lane_sums));
-    if (kTotal && u % 2048 == 2040) {
+    if (!kWhole && u % 2048 == 2040) {
       total += int_sum(sum);
       sum = int_zero();
     }
   }
-  if constexpr (!kTotal) return 1.0F;
+  if constexpr (kWhole) return 1.0F;
   total += int_sum(sum);
   return total > 0 ? 1048576.0F / static_cast<float>(total) : 1.0F;
 }
@@ -106,9 +106,9 @@ static float masses_of_row(const Cell& c, int p, const float* score, Index units
   const float exponent = exponent_above(largest_score(c, p, score, units));
   const bool huge = exponent > kHugeExponent || exponent < -kHugeExponent;
   const bool whole = c.job.shape.block >= kUnit && (c.job.shape.causal || c.job.shape.keys % kUnit == 0);
-  if (c.job.group == 1 && whole && !huge) return unit_masses<false, false, true>(c, p, score, units, exponent, out);
-  return huge ? unit_masses<true, true, false>(c, p, score, units, exponent, out)
-              : unit_masses<false, true, false>(c, p, score, units, exponent, out);
+  if (c.job.group == 1 && whole && !huge) return unit_masses<false, true>(c, p, score, units, exponent, out);
+  return huge ? unit_masses<true, false>(c, p, score, units, exponent, out)
+              : unit_masses<false, false>(c, p, score, units, exponent, out);
 }
 
 // Masses of the candidate blocks, summed over the heads of each position.
