@@ -16,8 +16,15 @@ PlanShape shape_for(const ConstView& q, const ConstView& k, const PlanOptions& o
 
 Index list_elements(const PlanShape& s) { return s.batch * s.kv_heads * s.queries * s.slots(); }
 
-// The kernels, best first: the vector kernels take float32, the reference everything.
-bool vector_kernels_accept(const ConstView& q) { return q.dtype == DType::kFloat32; }
+// The kernels, best first: the vector kernels take all types but float64, the reference everything.
+bool vector_kernels_accept(const ConstView& q) { return q.dtype != DType::kFloat64; }
+
+// The instruction sets with bfloat16 products differ from those without for bfloat16 tensors alone.
+const char* name_of_vector_kernel(DType type) {
+  const Isa isa = selected_isa();
+  if (type == DType::kBFloat16) return name_of(isa);
+  return name_of(isa == Isa::kAvx512BFloat16 ? Isa::kAvx512 : isa == Isa::kPortableBFloat16 ? Isa::kPortable : isa);
+}
 
 }  // namespace
 
@@ -85,7 +92,7 @@ void attention_backward(const AttentionInputs& in, const PlanView& plan, const A
 
 const char* chosen_kernel(const AttentionInputs& in) {
   check_inputs("chosen_kernel", in);
-  return vector_kernels_accept(in.q) ? name_of(selected_isa()) : "reference";
+  return vector_kernels_accept(in.q) ? name_of_vector_kernel(in.q.dtype) : "reference";
 }
 
 }  // namespace hsattn

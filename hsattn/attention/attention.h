@@ -10,7 +10,7 @@
 namespace hsattn {
 
 /// What attention reads.
-///   q     [batch, heads, queries, dim]     float32 or float64, last stride 1
+///   q     [batch, heads, queries, dim]     float32, bfloat16, float16 or float64, last stride 1
 ///   k, v  [batch, kv_heads, keys, dim]     type of q; heads is a multiple of kv_heads; dim is 8..256
 struct AttentionInputs {
   ConstView q, k, v;
@@ -19,7 +19,8 @@ struct AttentionInputs {
 
 /// What attention writes. Memory apart from the inputs.
 ///   o    [batch, heads, queries, dim]  type of q
-///   lse  [batch, heads, queries]       natural log of the softmax denominator, contiguous, type of q; may be null
+///   lse  [batch, heads, queries]       natural log of the softmax denominator, contiguous, float32 (float64 if q
+///                                  is); may be null
 struct AttentionOutputs {
   View o;
   void* lse = nullptr;
@@ -65,7 +66,8 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
 void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
                         const AttentionGradients& grads, Executor& executor = serial_executor());
 
-/// The name of the kernel that a call would run: "avx512", "avx2", "portable" or "reference".
+/// The name of the kernel that a call would run: "avx512_bf16", "avx512", "avx2", "portable_bf16", "portable" or
+/// "reference".
 const char* chosen_kernel(const AttentionInputs& in);
 
 }  // namespace hsattn

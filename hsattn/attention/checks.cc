@@ -69,7 +69,7 @@ Bytes bytes_of(const char* name, const ConstView& v) {
 Bytes bytes_of_lse(const char* name, const void* lse, const ConstView& q) {
   const auto begin = reinterpret_cast<std::uintptr_t>(lse);
   const Index rows = lse == nullptr ? 0 : q.batch * q.heads * q.tokens;
-  return {name, begin, begin + static_cast<std::uintptr_t>(rows * size_of(q.dtype))};
+  return {name, begin, begin + static_cast<std::uintptr_t>(rows * size_of(lse_type(q.dtype)))};
 }
 
 void check_apart(const char* who, const Bytes& written, std::initializer_list<Bytes> others) {

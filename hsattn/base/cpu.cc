@@ -15,15 +15,19 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #else
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+bool has_avx512_bf16() { return false; }
 #endif
+
+constexpr Isa kAll[] = {Isa::kPortableBFloat16, Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512BFloat16};
 
 Isa choose_isa() {
   const char* forced = std::getenv("HSATTN_ISA");
   if (forced == nullptr || *forced == '\0') return available_isas().back();
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kAll) {
     if (std::string(forced) != name_of(isa)) continue;
     const auto& have = available_isas();
     if (std::find(have.begin(), have.end(), isa) == have.end()) {
@@ -32,17 +36,22 @@ Isa choose_isa() {
     }
     return isa;
   }
-  throw InvalidArgument(concat("HSATTN_ISA is '", forced, "'; it must be portable, avx2 or avx512"));
+  throw InvalidArgument(
+      concat("HSATTN_ISA is '", forced, "'; it must be portable, portable_bf16, avx2, avx512 or avx512_bf16"));
 }
 
 }  // namespace
 
 const char* name_of(Isa isa) {
   switch (isa) {
+    case Isa::kPortableBFloat16:
+      return "portable_bf16";
     case Isa::kAvx2:
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512BFloat16:
+      return "avx512_bf16";
     default:
       return "portable";
   }
@@ -50,9 +59,10 @@ const char* name_of(Isa isa) {
 
 const std::vector<Isa>& available_isas() {
   static const std::vector<Isa> isas = [] {
-    std::vector<Isa> found{Isa::kPortable};
+    std::vector<Isa> found{Isa::kPortableBFloat16, Isa::kPortable};
     if (has_avx2()) found.push_back(Isa::kAvx2);
     if (has_avx512()) found.push_back(Isa::kAvx512);
+    if (has_avx512_bf16()) found.push_back(Isa::kAvx512BFloat16);
     return found;
   }();
   return isas;

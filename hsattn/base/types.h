@@ -8,10 +8,26 @@ namespace hsattn {
 /// Counts, sizes, strides and offsets; 64 bits, so that nothing breaks past 2^31 elements.
 using Index = std::int64_t;
 
-/// Element types of tensors. float32 runs on the SIMD kernels, float64 on the reference.
-enum class DType { kFloat32, kFloat64 };
+/// Element types of tensors. float64 runs on the reference, the others on the SIMD kernels, which compute in float32
+/// or, where the processor has them, with bfloat16 dot products that add up in float32.
+enum class DType { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-constexpr Index size_of(DType type) { return type == DType::kFloat32 ? 4 : 8; }
-constexpr const char* name_of(DType type) { return type == DType::kFloat32 ? "float32" : "float64"; }
+constexpr Index size_of(DType type) { return type == DType::kFloat64 ? 8 : type == DType::kFloat32 ? 4 : 2; }
+
+constexpr const char* name_of(DType type) {
+  switch (type) {
+    case DType::kFloat64:
+      return "float64";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kFloat16:
+      return "float16";
+    default:
+      return "float32";
+  }
+}
+
+/// The type of lse for tensors of `type`: float64 for float64, else float32.
+constexpr DType lse_type(DType type) { return type == DType::kFloat64 ? type : DType::kFloat32; }
 
 }  // namespace hsattn

@@ -12,8 +12,10 @@ struct BackwardRows {
   const float* q;  // [4, padded dim] each; q times scale
   const float* dout;
   float* dq;
-  const float* lse;    // [4]
-  const float* delta;  // [4]
+  const float* lse;         // [4]
+  const float* delta;       // [4]
+  const float* q_words;     // [4 / words' rows, padded dim]: the same as they are served to keys; for Pairs, q is not
+  const float* dout_words;  // times scale
 };
 
 // scores -> weights p, dp -> ds, in place; 0 where a row does not see a key.
@@ -33,7 +35,7 @@ HSATTN_INLINE void weight_gradients(float* scores, float* dp, const BackwardRows
 }
 
 // What some quads owe to the same keys: weights [4, 64] of a panel, of which the first columns count, and rows [4,
-// padded dim] of q or dout.
+// padded dim] of q or dout. Of Pairs there are 2 rows, each of two.
 struct Owed {
   const float* w[kSideBySide];
   const float* x[kSideBySide];
@@ -42,7 +44,7 @@ struct Owed {
 
 // to[j] += sum of w[r][first + j] x[r] over the rows r of all quads, in their order, for K keys and N vectors of
 // columns.
-template <int K, int N>
+template <class Words, int K, int N>
 HSATTN_ALONE void add_outer_of_vectors(const Owed& owed, int first, Index padded, Index column, float* const* to) {
   F acc[K * N];  // [keys, vectors]
   each<K * N>([&](int i) HSATTN_ALWAYS { acc[i] = load(to[i / N] + column + i % N * kLanes); });
@@ -50,41 +52,42 @@ HSATTN_ALONE void add_outer_of_vectors(const Owed& owed, int first, Index padded
     const float* w = owed.w[i] + first;
     const float* x = owed.x[i] + column;
 #pragma GCC unroll 1
-    for (int r = 0; r < kQuad; ++r, x += padded, w += kPanel) {
+    for (int r = 0; r < kQuad / Words::kPerWord; ++r, x += padded, w += kPanel) {
       F row[N];
       each<N>([&](int c) HSATTN_ALWAYS { row[c] = load(x + c * kLanes); });
       each<K>([&](int j) HSATTN_ALWAYS {
         const F weight = set1(w[j]);
-        each<N>([&](int c) HSATTN_ALWAYS { acc[j * N + c] = fma(weight, row[c], acc[j * N + c]); });
+        each<N>([&](int c) HSATTN_ALWAYS { acc[j * N + c] = Words::add_products(acc[j * N + c], weight, row[c]); });
       });
     }
   }
   each<K * N>([&](int i) HSATTN_ALWAYS { store(to[i / N] + column + i % N * kLanes, acc[i]); });
 }
 
-template <int K>
+template <class Words, int K>
 HSATTN_INLINE void add_outer_of_keys(const Owed& owed, int first, Index padded, float* const* to) {
   Index column = 0;
   for (; column + 3 * kLanes <= padded; column += 3 * kLanes)  // 12 accumulators of 4 keys
-    add_outer_of_vectors<K, 3>(owed, first, padded, column, to);
+    add_outer_of_vectors<Words, K, 3>(owed, first, padded, column, to);
   const Index rest = (padded - column) / kLanes;
-  if (rest == 2) add_outer_of_vectors<K, 2>(owed, first, padded, column, to);
-  if (rest == 1) add_outer_of_vectors<K, 1>(owed, first, padded, column, to);
+  if (rest == 2) add_outer_of_vectors<Words, K, 2>(owed, first, padded, column, to);
+  if (rest == 1) add_outer_of_vectors<Words, K, 1>(owed, first, padded, column, to);
 }
 
 // The same sums in the same order, with the rows of a quad in registers and the keys streaming past.
-template <int N, class RowOf>
+template <class Words, int N, class RowOf>
 HSATTN_APART void add_outer_by_key(const Owed& owed, Index padded, Index column, int keys, RowOf row_of) {
+  constexpr int kRows = kQuad / Words::kPerWord;
   for (int i = 0; i < owed.quads; ++i) {
-    F rows[kQuad * N];
-    each<kQuad * N>([&](int e) HSATTN_ALWAYS { rows[e] = load(owed.x[i] + e / N * padded + column + e % N * kLanes); });
+    F rows[kRows * N];
+    each<kRows * N>([&](int e) HSATTN_ALWAYS { rows[e] = load(owed.x[i] + e / N * padded + column + e % N * kLanes); });
     for (int j = 0; j < keys; ++j) {
       float* to = row_of(j) + column;
       F acc[N];
       each<N>([&](int c) HSATTN_ALWAYS { acc[c] = load(to + c * kLanes); });
-      each<kQuad>([&](int r) HSATTN_ALWAYS {
+      each<kRows>([&](int r) HSATTN_ALWAYS {
         const F weight = set1(owed.w[i][r * kPanel + j]);
-        each<N>([&](int c) HSATTN_ALWAYS { acc[c] = fma(weight, rows[r * N + c], acc[c]); });
+        each<N>([&](int c) HSATTN_ALWAYS { acc[c] = Words::add_products(acc[c], weight, rows[r * N + c]); });
       });
       each<N>([&](int c) HSATTN_ALWAYS { store(to + c * kLanes, acc[c]); });
     }
@@ -94,35 +97,54 @@ HSATTN_APART void add_outer_by_key(const Owed& owed, Index padded, Index column,
 // The same for any number of keys; row_of(j) is what key j gets. With 16 registers keys stay in them and the rows of
 // all quads stream past; with 32 the rows of a quad stay. Backward of `full`, n 8192, 4 heads, d 64, one thread of a
 // Zen 4 that was not quiet, keys streaming -> keys staying: AVX2 1.14 -> 1.05 s, AVX-512 .86 -> .92 s.
-template <class RowOf>
+template <class Words, class RowOf>
 HSATTN_INLINE void add_outer(const Owed& owed, Index padded, int keys, RowOf row_of) {
   if constexpr (kLanes == 16) {
     Index column = 0;
-    for (; column + 4 * kLanes <= padded; column += 4 * kLanes) add_outer_by_key<4>(owed, padded, column, keys, row_of);
-    for (; column < padded; column += kLanes) add_outer_by_key<1>(owed, padded, column, keys, row_of);
+    for (; column + 4 * kLanes <= padded; column += 4 * kLanes)
+      add_outer_by_key<Words, 4>(owed, padded, column, keys, row_of);
+    for (; column < padded; column += kLanes) add_outer_by_key<Words, 1>(owed, padded, column, keys, row_of);
   } else {
     int j = 0;
     for (; j + 4 <= keys; j += 4) {
       float* const to[4] = {row_of(j), row_of(j + 1), row_of(j + 2), row_of(j + 3)};
-      add_outer_of_keys<4>(owed, j, padded, to);
+      add_outer_of_keys<Words, 4>(owed, j, padded, to);
     }
     for (; j < keys; ++j) {
       float* const to[1] = {row_of(j)};
-      add_outer_of_keys<1>(owed, j, padded, to);
+      add_outer_of_keys<Words, 1>(owed, j, padded, to);
     }
   }
 }
 
 // The same sums, leaving out rows that do not see a key: for queries, keys or values that are not finite.
-template <class RowOf>
+template <class Words, class RowOf>
 HSATTN_INLINE void add_outer_seen(const float* w, const float* x, Index padded, const std::uint64_t* seen,
                                   RowOf row_of) {
-  for (int r = 0; r < kQuad; ++r) {
-    for (std::uint64_t left = seen[r]; left != 0; left &= left - 1) {
+  for (int r = 0; r < kQuad / Words::kPerWord; ++r) {
+    const std::uint64_t* rows = seen + r * Words::kPerWord;
+    for (std::uint64_t left = rows[0] | rows[Words::kPerWord - 1]; left != 0; left &= left - 1) {
       const int j = __builtin_ctzll(left);
+      const unsigned who =
+          static_cast<unsigned>(rows[0] >> j & 1U) | static_cast<unsigned>(rows[Words::kPerWord - 1] >> j & 1U) << 1;
       float* to = row_of(j);
       const F weight = set1(w[r * kPanel + j]);
-      for (Index c = 0; c < padded; c += kLanes) store(to + c, fma(weight, load(x + r * padded + c), load(to + c)));
+      for (Index c = 0; c < padded; c += kLanes) {
+        store(to + c, Words::add_products(load(to + c), weight, Words::masked(load(x + r * padded + c), who)));
+      }
+    }
+  }
+}
+
+// Rounds weights [4, 64] to pairs of rows [2, 64], in place.
+template <class Words>
+HSATTN_INLINE void pair_up_weights([[maybe_unused]] float* weights) {
+  if constexpr (Words::kPerWord == 2) {
+    for (int r = 0; r < kQuad; r += 2) {
+      for (int c = 0; c < kPanel; c += kLanes) {
+        const float* low = weights + r * kPanel + c;
+        store(weights + r / 2 * kPanel + c, Words::lanes(load(low), load(low + kPanel)));
+      }
     }
   }
 }
@@ -143,42 +165,60 @@ struct WaitingPanel {
   __attribute__((always_inline)) Index next_unit() const { return units[at]; }
 };
 
-HSATTN_INLINE void backward_panel(const PackedHead& head, Cursor& cursor, WaitingPanel& w) {
-  const Index padded = head.padded_dim;
+// Words of a quad's rows for its scores, and of the gradients of its outputs for the gradients of its weights.
+template <class Words>
+struct ScoredRows {
+  QuadRows<Words> q, dout;
+};
+
+template <class Words>
+HSATTN_INLINE void backward_panel(const PackedHead& head, const ScoredRows<Words>& scored, Cursor& cursor,
+                                  WaitingPanel& w) {
+  constexpr Index kRows = kUnit / Words::kPerWord;
+  const Index padded = head.padded_dim, depth = Words::kPerWord == 1 ? head.dim : head.depth;
   Panel panel;
   w.at = 0;
-  take_panel(head, cursor, w.units, panel);
+  take_panel<Words>(head, cursor, w.units, panel);
   const float* values_t[kPanelUnits];
   for (int u = 0; u < kPanelUnits; ++u) {
-    values_t[u] = head.values_t.get() + w.units[u] * head.dim * kUnit;
-    panel.rows[u] = head.key_rows.get() + w.units[u] * kUnit * padded;
+    values_t[u] = head.values_t.get() + w.units[u] * depth * kUnit;
+    panel.rows[u] = head.key_rows.get() + w.units[u] * kRows * padded;
   }
   for (int r = 0; r < kQuad; ++r) w.seen[r] = panel.seen[r];
   w.careful = panel.careful || w.careful_rows;
   const int units = kLanes == 16 ? static_cast<int>(kPanelUnits) : panel.units;  // one more branch costs it 5 %
-  scores_of_panel(w.rows.q, padded, head.dim, panel.keys_t, units, w.p);
-  scores_of_panel(w.rows.dout, padded, head.dim, values_t, units, w.ds);
+  scores_of_panel(scored.q, depth, panel.keys_t, units, w.p);
+  scores_of_panel(scored.dout, depth, values_t, units, w.ds);
   weight_gradients(w.p, w.ds, w.rows, panel.seen);
   w.units[panel.units] = kNoUnit;
   const float ones[kQuad] = {1, 1, 1, 1};
   const UnitRows keys{panel.rows, padded};
+  alignas(64) float rounded[Words::kPerWord == 1 ? 1 : kQuad * kPanel];
+  const float* ds = Words::kPerWord == 1 ? w.ds : rounded;
+  round_weights<Words>(w.ds, rounded);
   if (w.careful) {
-    weighted_rows_seen(w.ds, ones, panel.seen, keys, padded, w.rows.dq);
+    weighted_rows_seen<Words>(ds, ones, panel.seen, keys, padded, w.rows.dq);
   } else {
-    weighted_rows(w.ds, ones, keys, panel.units, padded, w.rows.dq);
+    weighted_rows<Words>(ds, ones, keys, panel.units, padded, w.rows.dq);
   }
+  pair_up_weights<Words>(w.ds);
+  pair_up_weights<Words>(w.p);
 }
 
 // Adds what the next unit of one waiting panel owes to its keys, where something is not finite.
+template <class Words>
 HSATTN_INLINE void serve_seen(const BackwardJob& out, Index padded, const WaitingPanel& w) {
   const Index first = w.units[w.at] * kUnit * padded;
   std::uint64_t seen[kQuad];
   for (int r = 0; r < kQuad; ++r) seen[r] = w.seen[r] >> (8 * w.at) & 0xffU;
-  add_outer_seen(w.ds + w.at * kUnit, w.rows.q, padded, seen, [&](int j) { return out.dk + first + j * padded; });
-  add_outer_seen(w.p + w.at * kUnit, w.rows.dout, padded, seen, [&](int j) { return out.dv + first + j * padded; });
+  add_outer_seen<Words>(w.ds + w.at * kUnit, w.rows.q_words, padded, seen,
+                        [&](int j) { return out.dk + first + j * padded; });
+  add_outer_seen<Words>(w.p + w.at * kUnit, w.rows.dout_words, padded, seen,
+                        [&](int j) { return out.dv + first + j * padded; });
 }
 
 // What the quads collected so far owe to a unit.
+template <class Words>
 struct OwedToUnit {
   Owed keys, values;
 
@@ -186,25 +226,26 @@ struct OwedToUnit {
     const int i = keys.quads++;
     values.quads = keys.quads;
     keys.w[i] = w.ds + w.at * kUnit;
-    keys.x[i] = w.rows.q;
+    keys.x[i] = w.rows.q_words;
     values.w[i] = w.p + w.at * kUnit;
-    values.x[i] = w.rows.dout;
+    values.x[i] = w.rows.dout_words;
   }
 
   __attribute__((always_inline)) void serve(const BackwardJob& out, Index padded, Index unit) {
     if (keys.quads == 0) return;
     float* const dk = out.dk + unit * kUnit * padded;
     float* const dv = out.dv + unit * kUnit * padded;
-    add_outer(keys, padded, kUnit, [=](int j) { return dk + j * padded; });
-    add_outer(values, padded, kUnit, [=](int j) { return dv + j * padded; });
+    add_outer<Words>(keys, padded, kUnit, [=](int j) { return dk + j * padded; });
+    add_outer<Words>(values, padded, kUnit, [=](int j) { return dv + j * padded; });
     keys.quads = values.quads = 0;
   }
 };
 
 // Serves all waiting units below `limit`, by unit, then by quad.
+template <class Words>
 HSATTN_INLINE void serve_units_below(const BackwardJob& out, Index padded, WaitingPanel* waiting, Index quads,
                                      Index limit) {
-  OwedToUnit owed;
+  OwedToUnit<Words> owed;
   while (true) {
     Index unit = limit;
     for (Index i = 0; i < quads; ++i) unit = min_of(unit, waiting[i].next_unit());
@@ -214,7 +255,7 @@ HSATTN_INLINE void serve_units_below(const BackwardJob& out, Index padded, Waiti
       if (w.next_unit() != unit) continue;
       if (w.careful) {
         owed.serve(out, padded, unit);
-        serve_seen(out, padded, w);
+        serve_seen<Words>(out, padded, w);
       } else {
         owed.collect(w);
       }
@@ -241,19 +282,20 @@ static void backward_far(const PackedHead& head, const BackwardJob& out, std::sp
     const float ones[kQuad] = {1, 1, 1, 1};
     const NodeRows keys{panel.keys};
     if (head.any_not_finite || careful_rows) {
-      weighted_rows_seen(dp, ones, panel.seen, keys, padded, rows.dq);
-      add_outer_seen(dp, rows.q, padded, panel.seen, dk);
-      add_outer_seen(scores, rows.dout, padded, panel.seen, dv);
+      weighted_rows_seen<Floats>(dp, ones, panel.seen, keys, padded, rows.dq);
+      add_outer_seen<Floats>(dp, rows.q, padded, panel.seen, dk);
+      add_outer_seen<Floats>(scores, rows.dout, padded, panel.seen, dv);
     } else {
-      weighted_rows(dp, ones, keys, panel.units(), padded, rows.dq);
-      add_outer(Owed{{dp}, {rows.q}, 1}, padded, panel.count, dk);
-      add_outer(Owed{{scores}, {rows.dout}, 1}, padded, panel.count, dv);
+      weighted_rows<Floats>(dp, ones, keys, panel.units(), padded, rows.dq);
+      add_outer<Floats>(Owed{{dp}, {rows.q}, 1}, padded, panel.count, dk);
+      add_outer<Floats>(Owed{{scores}, {rows.dout}, 1}, padded, panel.count, dv);
     }
   }
 }
 
 // delta = dout . o, one chain over dim as dout . v is, so that a row whose one key takes all has a gradient of exactly
 // 0. Rows that see nothing get lse 0: all their weights are masked.
+template <class Words>
 static void load_row_statistics(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; ++row) {
@@ -264,7 +306,8 @@ static void load_row_statistics(const HeadJob& job, const BackwardJob& out, Inde
   }
   for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; row += kQuad) {
     float sum[kQuad] = {};
-    for (Index d = 0; d < job.packed->dim; ++d) {
+    for (Index i = 0; i < (job.packed->dim + Words::kPerWord - 1) / Words::kPerWord * Words::kPerWord; ++i) {
+      const Index d = Words::kPerWord == 1 ? i : i ^ 1;  // of a pair the upper product comes first
       for (int r = 0; r < kQuad; ++r) {
         const Index at = (row + r) * padded + d;
         sum[r] = fused_multiply_add(s.dout[at], s.o[at], sum[r]);
@@ -284,29 +327,47 @@ static bool rows_not_finite(const float* a, const float* b, Index count) {
   return !all;
 }
 
-static void write_dq(const HeadJob& job, const BackwardJob& out, Index first, Index count, const Scratch& s) {
+static void write_dq(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < count * job.group; ++row) {
-    float* to = out.dq + row % job.group * out.dq_head_stride + (first + row / job.group) * out.dq_stride;
-    for (Index d = 0; d < job.packed->dim; ++d) to[d] = s.dq[row * padded + d] * job.scale + 0.0F;
+    float* dq = s.dq.get() + row * padded;
+    for (Index d = 0; d < job.packed->dim; ++d) dq[d] *= job.scale;
+    write_row(out.dq.dtype, dq, out.dq.dim, out.dq.row(first + row / job.group, row % job.group));
   }
 }
 
+template <class Words>
+static void load_backward_rows(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
+  const Index padded = job.packed->padded_dim;
+  load_tile_rows(job.q, job.group, first, count, job.scale, padded, s.q.get());
+  load_tile_rows(out.o, job.group, first, count, 1, padded, s.o.get());
+  load_tile_rows(out.dout, job.group, first, count, 1, padded, s.dout.get());
+  if constexpr (Words::kPerWord == 2) {
+    load_tile_pairs(job.q, job.group, first, count, padded, s.q_pairs.get(), s.q_row_pairs.get());
+    load_tile_pairs(out.dout, job.group, first, count, padded, s.dout_pairs.get(), s.dout_row_pairs.get());
+  }
+}
+
+template <class Words>
 static void backward_tile(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const PackedHead& head = *job.packed;
   const Index padded = head.padded_dim;
   const Index quads = (count * job.group + kQuad - 1) / kQuad;
-  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale, padded, s.q.get());
-  load_tile_rows(out.o, out.o_head_stride, job.group, first, count, 1, padded, s.o.get());
-  load_tile_rows(out.dout, out.dout_head_stride, job.group, first, count, 1, padded, s.dout.get());
-  load_row_statistics(job, out, first, count, s);
+  load_backward_rows<Words>(job, out, first, count, s);
+  load_row_statistics<Words>(job, out, first, count, s);
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   __builtin_memset(s.dq.get(), 0, static_cast<std::size_t>(quads * kQuad * padded) * sizeof(float));
 
   const auto rows_of_quad = [&](Index quad) {
-    const Index row = quad * kQuad;
-    return BackwardRows{s.q.get() + row * padded, s.dout.get() + row * padded, s.dq.get() + row * padded,
-                        s.lse.get() + row, s.delta.get() + row};
+    const Index row = quad * kQuad, at = row * padded;
+    constexpr bool kPairs = Words::kPerWord == 2;
+    return BackwardRows{s.q.get() + at,
+                        s.dout.get() + at,
+                        s.dq.get() + at,
+                        s.lse.get() + row,
+                        s.delta.get() + row,
+                        kPairs ? s.q_row_pairs.get() + at / 2 : s.q.get() + at,
+                        kPairs ? s.dout_row_pairs.get() + at / 2 : s.dout.get() + at};
   };
   Cursor cursors[kSideBySide];
   WaitingPanel waiting[kSideBySide];
@@ -322,10 +383,13 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
       if (job.shape.far_field) backward_far(head, out, far_of(s, base + i), w.rows, w.careful_rows);
     }
     for (Index i = next_quad(cursors, some); i >= 0; i = next_quad(cursors, some)) {
-      serve_units_below(out, padded, waiting, some, cursors[i].at->unit);
-      backward_panel(head, cursors[i], waiting[i]);
+      serve_units_below<Words>(out, padded, waiting, some, cursors[i].at->unit);
+      const Index row = (base + i) * kQuad;
+      const ScoredRows<Words> scored{quad_rows<Words>(s.q, s.q_pairs, row, padded, job.scale),
+                                     quad_rows<Words>(s.dout, s.dout_pairs, row, padded, 1)};
+      backward_panel(head, scored, cursors[i], waiting[i]);
     }
-    serve_units_below(out, padded, waiting, some, head.units);
+    serve_units_below<Words>(out, padded, waiting, some, head.units);
   }
   write_dq(job, out, first, count, s);
 }

@@ -80,9 +80,9 @@ class Waves {
     });
   }
 
-  Rows<const float> keys(Index head) const { return rows_of<const float>(k_, head / k_.heads, head % k_.heads); }
-  Rows<const float> values(Index head) const {
-    return v_ == nullptr ? keys(head) : rows_of<const float>(*v_, head / k_.heads, head % k_.heads);
+  StoredRows keys(Index head) const { return stored_rows(k_, head / k_.heads, head % k_.heads); }
+  StoredRows values(Index head) const {
+    return v_ == nullptr ? keys(head) : stored_rows(*v_, head / k_.heads, head % k_.heads);
   }
 
   const ConstView& k_;
@@ -108,8 +108,7 @@ HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index
   job.packed = &packed;
   job.group = q.heads / shape.kv_heads;
   job.scale = static_cast<float>(scale);
-  job.q = rows_of<const float>(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
-  job.q_head_stride = q.head_stride;
+  job.q = stored_rows(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
   return job;
 }
 
@@ -135,6 +134,8 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
   const Kernels& kernels = kernels_for(selected_isa());
   PackRequest request = request_for(shape, given == nullptr, budgets.rescore);
   request.values = true;
+  request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
   Waves waves(in.k, &in.v, request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
@@ -146,15 +147,14 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
       job.lists = given == nullptr ? nullptr : given + head * shape.queries * shape.slots();
       job.keep = lists_of_head(keep, shape, head);
       const Index batch = head / shape.kv_heads, q_head = head % shape.kv_heads * job.group;
-      const Rows<float> o = rows_of<float>(out.o, batch, q_head);
       auto* lse = static_cast<float*>(out.lse);
       if (lse != nullptr) lse += (batch * in.q.heads + q_head) * shape.queries;
-      const ForwardOutputs outputs{o.data, o.stride, out.o.head_stride, lse};
+      const ForwardOutputs outputs{writable_rows(out.o, batch, q_head), lse};
       Scratch scratch(job, false);
       // The last tasks, with the longest past, first.
       const Index begin = (chunks - 1 - task / heads) * per_task;
       for_each_tile(begin, std::min(shape.queries, begin + per_task),
-                    [&](Index first, Index count) { kernels.forward(job, first, count, outputs, scratch); });
+                    [&](Index first, Index count) { forward_tile(job, first, count, outputs, scratch); });
     });
   });
 }
@@ -235,20 +235,22 @@ void add_into(float* to, const float* from, Index count) {
   for (Index i = 0; i < count; ++i) to[i] += from[i];
 }
 
-void write_token_gradients(const float* sums, Index padded_dim, const Rows<float>& to) {
-  for (Index t = 0; t < to.count; ++t)
-    for (Index d = 0; d < to.dim; ++d) to.row(t)[d] = sums[t * padded_dim + d] + 0.0F;
+void write_token_gradients(const float* sums, Index padded_dim, const WritableRows& to) {
+  for (Index t = 0; t < to.count; ++t) write_row(to.dtype, sums + t * padded_dim, to.dim, to.row(t));
 }
 
 // Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
-void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count,
-                 const Rows<float>& dk, const Rows<float>& dv) {
+void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count, float scale,
+                 const WritableRows& dk, const WritableRows& dv) {
   GradientSums& sum = ranges[0];
   for (Index r = 1; r < count; ++r) {
     add_into(sum.dk.get(), ranges[r].dk.get(), sum.tokens);
     add_into(sum.dv.get(), ranges[r].dv.get(), sum.tokens);
     add_into(sum.dk_nodes.get(), ranges[r].dk_nodes.get(), sum.nodes);
     add_into(sum.dv_nodes.get(), ranges[r].dv_nodes.get(), sum.nodes);
+  }
+  if (packed.pairs) {  // their queries are not multiplied by it
+    for (Index i = 0; i < sum.tokens; ++i) sum.dk[i] *= scale;
   }
   if (shape.far_field) {
     spread_node_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
@@ -261,16 +263,11 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
 BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const AttentionSaved& saved,
                          const AttentionGradients& grads, Index head, GradientSums& sums) {
   const Index batch = head / job.shape.kv_heads, q_head = head % job.shape.kv_heads * job.group;
-  const Rows<float> dq = rows_of<float>(grads.dq, batch, q_head);
   BackwardJob out;
-  out.o = rows_of<const float>(saved.o, batch, q_head);
-  out.dout = rows_of<const float>(saved.dout, batch, q_head);
-  out.o_head_stride = saved.o.head_stride;
-  out.dout_head_stride = saved.dout.head_stride;
+  out.o = stored_rows(saved.o, batch, q_head);
+  out.dout = stored_rows(saved.dout, batch, q_head);
   out.lse = static_cast<const float*>(saved.lse) + (batch * in.q.heads + q_head) * job.shape.queries;
-  out.dq = dq.data;
-  out.dq_stride = dq.stride;
-  out.dq_head_stride = grads.dq.head_stride;
+  out.dq = writable_rows(grads.dq, batch, q_head);
   out.dk = sums.dk.get();
   out.dv = sums.dv.get();
   out.dk_nodes = sums.dk_nodes.get();
@@ -286,6 +283,8 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   const Kernels& kernels = kernels_for(selected_isa());
   PackRequest request = request_for(shape, false, false);
   request.values = request.backward = true;
+  request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
   Waves waves(in.k, &in.v, request, executor);
   const Index ranges = query_ranges(shape);
   const Index per_range = std::max<Index>(kTile, round_up(ceil_div(shape.queries, ranges), kTile));
@@ -301,13 +300,13 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
       const BackwardJob out = backward_job(job, in, saved, grads, first_head + in_wave, own);
       Scratch scratch(job, true);
       for_each_tile(range * per_range, std::min(shape.queries, (range + 1) * per_range),
-                    [&](Index first, Index count) { kernels.backward(job, out, first, count, scratch); });
+                    [&](Index first, Index count) { backward_tile(job, out, first, count, scratch); });
     });
     executor.run(heads, [&](Index i) {
       const Index head = first_head + i;
       finish_head(waves.packed(i), shape, &sums[static_cast<std::size_t>(i * ranges)], ranges,
-                  rows_of<float>(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
-                  rows_of<float>(grads.dv, head / shape.kv_heads, head % shape.kv_heads));
+                  static_cast<float>(scale), writable_rows(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
+                  writable_rows(grads.dv, head / shape.kv_heads, head % shape.kv_heads));
     });
   });
 }

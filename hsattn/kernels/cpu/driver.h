@@ -1,4 +1,4 @@
-// The CPU kernels as whole calls: packing, waves of heads, tasks, merging of gradients. float32 only.
+// The CPU kernels as whole calls: packing, waves of heads, tasks, merging of gradients. Any type but float64.
 #pragma once
 
 #include "hsattn/attention/attention.h"

@@ -15,7 +15,9 @@ struct Cursor {
 };
 
 // Takes the next (up to) 8 entries of a quad into a panel; a short panel is filled up with its first unit, unseen.
+template <class Words>
 HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* units, Panel& panel) {
+  const Index depth = Words::kPerWord == 1 ? head.dim : head.depth;
   const int count = static_cast<int>(min_of<Index>(cursor.end - cursor.at, kPanelUnits));
   std::uint32_t every = 0xffffffffU;
   for (int u = 0; u < count; ++u) {
@@ -23,7 +25,7 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
     every &= cursor.at[u].lanes;
   }
   for (int u = count; u < kPanelUnits; ++u) units[u] = units[0];
-  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * head.dim * kUnit;
+  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * depth * kUnit;
   panel.units = count;
   panel.all_seen = every == 0xffffffffU && count == kPanelUnits;
   for (int r = 0; r < kQuad; ++r) panel.seen[r] = panel.all_seen ? ~std::uint64_t{0} : 0;
@@ -53,23 +55,36 @@ HSATTN_INLINE Index next_quad(const Cursor* cursors, Index quads) {
   return best;
 }
 
-HSATTN_INLINE void forward_panel(const PackedHead& head, Cursor& cursor, Index row, Scratch& s) {
+// What scores of the quad at `row` are made of.
+template <class Words>
+HSATTN_INLINE QuadRows<Words> quad_rows(const Buffer<float>& rows, const Buffer<float>& pairs, Index row, Index padded,
+                                        float factor) {
+  constexpr int kPer = Words::kPerWord;
+  const Index stride = padded / kPer;
+  return {(kPer == 1 ? rows : pairs).get() + row * stride, stride, factor};
+}
+
+template <class Words>
+HSATTN_INLINE void forward_panel(const PackedHead& head, float scale, Cursor& cursor, Index row, Scratch& s) {
+  constexpr Index kRows = kUnit / Words::kPerWord;
   const Index padded = head.padded_dim;
   Panel panel;
   Index units[kPanelUnits];
   alignas(64) float scores[kQuad * kPanel];
   float rescale[kQuad];
-  take_panel(head, cursor, units, panel);
-  for (int u = 0; u < kPanelUnits; ++u) panel.rows[u] = head.values.get() + units[u] * kUnit * padded;
-  scores_of_panel(s.q.get() + row * padded, padded, head.dim, panel.keys_t, panel.units, scores);
+  take_panel<Words>(head, cursor, units, panel);
+  for (int u = 0; u < kPanelUnits; ++u) panel.rows[u] = head.values.get() + units[u] * kRows * padded;
+  scores_of_panel(quad_rows<Words>(s.q, s.q_pairs, row, padded, scale), Words::kPerWord == 1 ? head.dim : head.depth,
+                  panel.keys_t, panel.units, scores);
   if (!panel.all_seen) mask_scores(scores, panel.seen);
-  softmax_step<false>(scores, kPanel, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row, rescale);
+  softmax_step<Words, false>(scores, kPanel, row, s, rescale);
+  round_weights<Words>(scores, scores);
   const UnitRows rows{panel.rows, padded};
   float* o = s.o.get() + row * padded;
   if (panel.careful) {
-    weighted_rows_seen(scores, rescale, panel.seen, rows, padded, o);
+    weighted_rows_seen<Words>(scores, rescale, panel.seen, rows, padded, o);
   } else {
-    weighted_rows(scores, rescale, rows, panel.units, padded, o);
+    weighted_rows<Words>(scores, rescale, rows, panel.units, padded, o);
   }
 }
 
@@ -130,13 +145,12 @@ static void forward_far(const PackedHead& head, std::span<const FarEntry> entrie
     float rescale[kQuad];
     take_far_panel(head, entries.data() + at, count - at, panel);
     far_scores(head, panel, s.q.get() + row * head.padded_dim, scores);
-    softmax_step<true>(scores, panel.count, s.max.get() + row, s.sums.get() + row * kUnit, s.far_sum.get() + row,
-                       rescale);
+    softmax_step<Floats, true>(scores, panel.count, row, s, rescale);
     const NodeRows rows{panel.values};
     if (head.any_not_finite) {
-      weighted_rows_seen(scores, rescale, panel.seen, rows, head.padded_dim, o);
+      weighted_rows_seen<Floats>(scores, rescale, panel.seen, rows, head.padded_dim, o);
     } else {
-      weighted_rows(scores, rescale, rows, panel.units(), head.padded_dim, o);
+      weighted_rows<Floats>(scores, rescale, rows, panel.units(), head.padded_dim, o);
     }
   }
 }
@@ -149,17 +163,21 @@ HSATTN_INLINE float log_sum(float best, float sum) {
   return best + __builtin_logf(sum / lanes[0]);
 }
 
-// Divides by the softmax denominator and writes o and lse; adding 0 turns -0 into 0.
-static void write_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, const Scratch& s) {
+// Divides by the softmax denominator and writes o and lse.
+template <class Words>
+static void write_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, Scratch& s) {
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < count * job.group; ++row) {
     const Index query = first + row / job.group, head = row % job.group;
     const float sum = s.far_sum[row] + sum_of_half(half_load(s.sums.get() + row * kUnit));
     const bool sees_nothing = sum == 0.0F;
-    const float divisor = sees_nothing ? 1.0F : sum;
-    float* to = out.o + head * out.o_head_stride + query * out.o_stride;
-    const float* from = s.o.get() + row * padded;
-    for (Index d = 0; d < job.packed->dim; ++d) to[d] = from[d] / divisor + 0.0F;
+    float divisor = sees_nothing ? 1.0F : sum;
+    if (Words::kPerWord == 2 && !sees_nothing) {
+      divisor = s.far_sum[row] + sum_of_half(half_load(s.rounded_sums.get() + row * kUnit));
+    }
+    float* o = s.o.get() + row * padded;
+    for (Index d = 0; d < job.packed->dim; ++d) o[d] /= divisor;
+    write_row(out.o.dtype, o, out.o.dim, out.o.row(query, head));
     if (out.lse != nullptr) {
       out.lse[head * job.shape.queries + query] = sees_nothing ? -__builtin_inff() : log_sum(s.max[row], sum);
     }
@@ -171,7 +189,9 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
     s.max[r] = -__builtin_inff();
     s.far_sum[r] = 0;
   }
-  __builtin_memset(s.sums.get(), 0, static_cast<std::size_t>(rows * kUnit) * sizeof(float));
+  for (float* sums : {s.sums.get(), s.rounded_sums.get()}) {
+    if (sums != nullptr) __builtin_memset(sums, 0, static_cast<std::size_t>(rows * kUnit) * sizeof(float));
+  }
   __builtin_memset(s.o.get(), 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
 }
 
@@ -185,10 +205,14 @@ static const std::int32_t* tile_lists(const HeadJob& job, Index first, Index cou
   return lists;
 }
 
+template <class Words>
 static void forward_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, Scratch& s) {
   const PackedHead& head = *job.packed;
   const Index quads = (count * job.group + kQuad - 1) / kQuad;
-  load_tile_rows(job.q, job.q_head_stride, job.group, first, count, job.scale, head.padded_dim, s.q.get());
+  load_tile_rows(job.q, job.group, first, count, job.scale, head.padded_dim, s.q.get());
+  if constexpr (Words::kPerWord == 2) {
+    load_tile_pairs(job.q, job.group, first, count, head.padded_dim, s.q_pairs.get(), nullptr);
+  }
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   reset_rows(quads * kQuad, head.padded_dim, s);
   if (job.shape.far_field) {
@@ -201,10 +225,10 @@ static void forward_tile(const HeadJob& job, Index first, Index count, const For
       cursors[i] = {s.entries[base + i].data(), s.entries[base + i].data() + s.entries[base + i].size()};
     }
     for (Index i = next_quad(cursors, some); i >= 0; i = next_quad(cursors, some)) {
-      forward_panel(head, cursors[i], (base + i) * kQuad, s);
+      forward_panel<Words>(head, job.scale, cursors[i], (base + i) * kQuad, s);
     }
   }
-  write_tile(job, first, count, out, s);
+  write_tile<Words>(job, first, count, out, s);
 }
 
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

@@ -7,6 +7,7 @@
 #include "hsattn/base/view.h"
 #include "hsattn/kernels/cpu/layout.h"
 #include "hsattn/kernels/cpu/lists.h"
+#include "hsattn/kernels/cpu/rows.h"
 
 namespace hsattn::cpu {
 
@@ -24,25 +25,21 @@ struct HeadJob {
   const PackedHead* packed = nullptr;
   Index group = 1;  // query heads of this key/value head
   float scale = 1;
-  Rows<const float> q;  // head 0 of the group; the others follow at head_stride
-  Index q_head_stride = 0;
+  StoredRows q;                         // of the group's heads
   const std::int32_t* lists = nullptr;  // [queries, slots] of this head, if the plan is given
   std::int32_t* keep = nullptr;         // where chosen lists go, if wanted
 };
 
 struct ForwardOutputs {
-  float* o = nullptr;  // head 0 of the group
-  Index o_stride = 0, o_head_stride = 0;
+  WritableRows o;
   float* lse = nullptr;  // [group, queries] or null
 };
 
 struct BackwardJob {
-  Rows<const float> o, dout;  // head 0 of the group
-  Index o_head_stride = 0, dout_head_stride = 0;
+  StoredRows o, dout;
   const float* lse = nullptr;  // [group, queries]
-  float* dq = nullptr;
-  Index dq_stride = 0, dq_head_stride = 0;
-  float* dk = nullptr;        // [units, 8, padded dim]: sums of ds (scale q)
+  WritableRows dq;
+  float* dk = nullptr;        // [units, 8, padded dim]: sums of ds (scale q); of ds q if the packed head has pairs
   float* dv = nullptr;        // [units, 8, padded dim]
   float* dk_nodes = nullptr;  // [pyramid rows, padded dim]; far field only
   float* dv_nodes = nullptr;
@@ -53,8 +50,10 @@ struct Scratch {
   Index rows = 0;                                  // of a tile, a multiple of 4
   Index capacity = 0;                              // nodes or tokens that a cell may score at once
   Buffer<float> q, o, dout, dq;                    // [rows, padded dim]
+  Buffer<float> q_pairs, dout_pairs;               // [rows, padded dim / 2]: pairs of dimensions; q without scale
+  Buffer<float> q_row_pairs, dout_row_pairs;       // [rows / 2, padded dim]: pairs of rows; backward only
   Buffer<float> max, far_sum, lse, delta;          // [rows]
-  Buffer<float> sums;                              // [rows, 8]
+  Buffer<float> sums, rounded_sums;                // [rows, 8]; the second of weights as Pairs hold them
   Buffer<float> scores;                            // [4 group, capacity]
   Buffer<float> mass;                              // [4, capacity]
   Buffer<float> work, spare;                       // [capacity], [capacity + 16]
@@ -80,7 +79,13 @@ struct Kernels {
   void (*select)(const HeadJob&, Index first, Index count, std::int32_t* lists, Scratch&);
   void (*forward)(const HeadJob&, Index first, Index count, const ForwardOutputs&, Scratch&);
   void (*backward)(const HeadJob&, const BackwardJob&, Index first, Index count, Scratch&);
+  // The same for packed heads of pairs; null where the instruction set has no products of them.
+  void (*forward_pairs)(const HeadJob&, Index first, Index count, const ForwardOutputs&, Scratch&);
+  void (*backward_pairs)(const HeadJob&, const BackwardJob&, Index first, Index count, Scratch&);
 };
+
+// Whether tensors of `type` are packed as pairs for these kernels.
+bool packs_pairs(Isa isa, DType type);
 
 const Kernels& kernels_for(Isa isa);
 
@@ -98,8 +103,12 @@ extern const Kernels kKernels;
 //
 // Copies the queries of a tile into scratch.q, row = (query - first) * group + head, times `factor`; rows up to the
 // next multiple of 4 are zero.
-void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, Index first, Index count, float factor,
-                    Index padded_dim, float* rows);
+void load_tile_rows(const StoredRows& x, Index group, Index first, Index count, float factor, Index padded_dim,
+                    float* rows);
+// Copies bfloat16 rows of a tile as pairs of dimensions, [rows, padded dim / 2], and, unless null, as pairs of rows,
+// [rows / 2, padded dim].
+void load_tile_pairs(const StoredRows& x, Index group, Index first, Index count, Index padded_dim, float* pairs,
+                     float* row_pairs);
 // Rounds the rows of a tile's queries to bytes: scratch.q_int8, q_scales and q_sums.
 void round_queries(const float* q, Index rows, Index padded_dim, Scratch& scratch);
 // Entries of each quad of the tile, from the lists [count, slots].

@@ -66,12 +66,18 @@ struct PackedPyramid {
 };
 
 // One key/value head, packed. Tokens past the end are zeros that no row sees.
+//
+// Keys and values as they are attended are made of words: floats, or pairs of bfloat16 (the first in the low half). A
+// pair joins what a product adds up: neighbouring dimensions in keys_t and values_t, neighbouring tokens in the others.
 struct PackedHead {
   Index keys = 0, dim = 0, padded_dim = 0, units = 0;
-  Buffer<float> keys_t;             // [units, dim, 8]; not for a search alone
-  Buffer<float> values;             // [units, 8, padded dim]
-  Buffer<float> values_t;           // [units, dim, 8]; backward only
-  Buffer<float> key_rows;           // [units, 8, padded dim]; backward only
+  bool pairs = false;
+  Index depth = 0;                  // words of a token in keys_t: dim, or half of it rounded up
+  Index unit_rows = kUnit;          // rows of words of a unit in values: 8, or 4
+  Buffer<float> keys_t;             // [units, depth, 8]; not for a search alone
+  Buffer<float> values;             // [units, unit rows, padded dim]
+  Buffer<float> values_t;           // [units, depth, 8]; backward only
+  Buffer<float> key_rows;           // [units, unit rows, padded dim]; backward only
   Buffer<std::uint8_t> keys_int8;   // [units, padded dim / 4, 8, 4]: rounded keys plus 128; rescoring only
   Buffer<float> key_scales;         // [units, 8]
   Buffer<std::uint8_t> not_finite;  // [units]: bit 0 a key, bit 1 a value is NaN or Inf

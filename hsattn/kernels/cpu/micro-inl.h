@@ -1,102 +1,119 @@
 // Micro-kernels: one quad of rows against one panel of 64 keys. Included once per instruction set.
 #pragma once
 
+#include "hsattn/kernels/cpu/kernels.h"
 #include "hsattn/kernels/cpu/simd.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
 // A panel as a quad meets it. Rows of values are addressed lane by lane for far nodes, unit by unit otherwise.
 struct Panel {
-  const float* keys_t[kPanelUnits];  // [dim, 8] each
-  const float* rows[kPanelUnits];    // values [8, padded dim] each
+  const float* keys_t[kPanelUnits];  // [depth, 8] each
+  const float* rows[kPanelUnits];    // values [unit rows, padded dim] each
   std::uint64_t seen[kQuad];         // bit j: the row sees key j
   int units;                         // of 8; the others are zeros that no row sees
   bool all_seen;
   bool careful;  // holds a value that is not finite
 };
 
-// scores[r][c] = q[r] . key c, for N vectors of keys. Each score is one chain of fused multiply-adds over dim, so its
-// bits do not depend on the shape of the tile.
-template <int N>
-HSATTN_ALONE void scores_of_vectors(const float* q, Index q_stride, Index dim, const float* const* unit, float* scores,
+// Words of 4 rows, and what their products with keys are multiplied by (Pairs only; else it is in the rows).
+template <class Words>
+struct QuadRows {
+  const float* words;  // [4, stride]
+  Index stride;
+  float factor;
+};
+
+// scores[r][c] = q[r] . key c, for N vectors of keys. Each score is one chain of sums over dim, so its bits do not
+// depend on the shape of the tile.
+template <class Words, int N>
+HSATTN_ALONE void scores_of_vectors(const QuadRows<Words>& q, Index depth, const float* const* unit, float* scores,
                                     Index stride) {
   F acc[kQuad * N];  // [rows, vectors]
   each<kQuad * N>([&](int i) HSATTN_ALWAYS { acc[i] = zero(); });
-  for (Index d = 0; d < dim; ++d) {
+  for (Index d = 0; d < depth; ++d) {
     F k[N];
     each<N>([&](int c) HSATTN_ALWAYS { k[c] = load_units(unit + c * kUnitsPerVector, d * kUnit); });
     each<kQuad>([&](int r) HSATTN_ALWAYS {
-      const F x = set1(q[r * q_stride + d]);
-      each<N>([&](int c) HSATTN_ALWAYS { acc[r * N + c] = fma(x, k[c], acc[r * N + c]); });
+      const F x = set1(q.words[r * q.stride + d]);
+      each<N>([&](int c) HSATTN_ALWAYS { acc[r * N + c] = Words::add_products(acc[r * N + c], x, k[c]); });
     });
   }
-  each<kQuad * N>([&](int i) HSATTN_ALWAYS { store(scores + i / N * stride + i % N * kLanes, acc[i]); });
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS {
+    const F score = Words::kPerWord == 1 ? acc[i] : mul(acc[i], set1(q.factor));
+    store(scores + i / N * stride + i % N * kLanes, score);
+  });
 }
 
 // [4, 64] scores of a panel's first `units` units; what stands behind them is left alone or rubbish.
-HSATTN_INLINE void scores_of_panel(const float* q, Index q_stride, Index dim, const float* const* unit, int units,
+template <class Words>
+HSATTN_INLINE void scores_of_panel(const QuadRows<Words>& q, Index depth, const float* const* unit, int units,
                                    float* scores) {
   if constexpr (kLanes == 16) {
     if (units > 4) {
-      scores_of_vectors<4>(q, q_stride, dim, unit, scores, kPanel);
+      scores_of_vectors<Words, 4>(q, depth, unit, scores, kPanel);
     } else {
-      scores_of_vectors<2>(q, q_stride, dim, unit, scores, kPanel);
+      scores_of_vectors<Words, 2>(q, depth, unit, scores, kPanel);
     }
   } else {  // 12 accumulators, 3 keys and 1 query fill the 16 registers
-    scores_of_vectors<3>(q, q_stride, dim, unit, scores, kPanel);
-    if (units > 3) scores_of_vectors<3>(q, q_stride, dim, unit + 3, scores + 24, kPanel);
-    if (units > 6) scores_of_vectors<2>(q, q_stride, dim, unit + 6, scores + 48, kPanel);
+    scores_of_vectors<Words, 3>(q, depth, unit, scores, kPanel);
+    if (units > 3) scores_of_vectors<Words, 3>(q, depth, unit + 3, scores + 24, kPanel);
+    if (units > 6) scores_of_vectors<Words, 2>(q, depth, unit + 6, scores + 48, kPanel);
   }
 }
 
 // acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j, for the keys of the first `units` units. N
-// vectors of columns.
-template <int N, class RowOf>
+// vectors of columns. For Pairs, p and the rows are pairs of keys.
+template <class Words, int N, class RowOf>
 HSATTN_ALONE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, int units, Index column,
                                            float* acc, Index acc_stride) {
   F o[kQuad * N];  // [rows, vectors]
   each<kQuad * N>([&](int i) HSATTN_ALWAYS {
     o[i] = mul(set1(scale[i / N]), load(acc + i / N * acc_stride + column + i % N * kLanes));
   });
+  constexpr int kRows = static_cast<int>(kUnit) / Words::kPerWord;
   for (int u = 0; u < units; ++u) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kUnit; ++j) {
+    for (int j = 0; j < kRows; ++j) {
       const float* row = row_of(u, j) + column;
       F x[N];
       each<N>([&](int c) HSATTN_ALWAYS { x[c] = load(row + c * kLanes); });
       each<kQuad>([&](int r) HSATTN_ALWAYS {
-        const F w = set1(p[r * kPanel + u * kUnit + j]);
-        each<N>([&](int c) HSATTN_ALWAYS { o[r * N + c] = fma(w, x[c], o[r * N + c]); });
+        const F w = set1(p[r * kPanel + u * kRows + j]);
+        each<N>([&](int c) HSATTN_ALWAYS { o[r * N + c] = Words::add_products(o[r * N + c], w, x[c]); });
       });
     }
   }
   each<kQuad * N>([&](int i) HSATTN_ALWAYS { store(acc + i / N * acc_stride + column + i % N * kLanes, o[i]); });
 }
 
-template <class RowOf>
+template <class Words, class RowOf>
 HSATTN_INLINE void weighted_rows(const float* p, const float* scale, RowOf row_of, int units, Index padded_dim,
                                  float* acc) {
   constexpr int kMost = kLanes == 16 ? 4 : 3;  // 16 or 12 accumulators
   Index column = 0;
   for (; column + kMost * kLanes <= padded_dim; column += kMost * kLanes)
-    weighted_rows_of_vectors<kMost>(p, scale, row_of, units, column, acc, padded_dim);
+    weighted_rows_of_vectors<Words, kMost>(p, scale, row_of, units, column, acc, padded_dim);
   const Index rest = (padded_dim - column) / kLanes;
-  if (rest == 3) weighted_rows_of_vectors<3>(p, scale, row_of, units, column, acc, padded_dim);
-  if (rest == 2) weighted_rows_of_vectors<2>(p, scale, row_of, units, column, acc, padded_dim);
-  if (rest == 1) weighted_rows_of_vectors<1>(p, scale, row_of, units, column, acc, padded_dim);
+  if (rest == 3) weighted_rows_of_vectors<Words, 3>(p, scale, row_of, units, column, acc, padded_dim);
+  if (rest == 2) weighted_rows_of_vectors<Words, 2>(p, scale, row_of, units, column, acc, padded_dim);
+  if (rest == 1) weighted_rows_of_vectors<Words, 1>(p, scale, row_of, units, column, acc, padded_dim);
 }
 
 // The same sums, same bits, touching only rows that are seen: for values that are not finite.
-template <class RowOf>
+template <class Words, class RowOf>
 HSATTN_INLINE void weighted_rows_seen(const float* p, const float* scale, const std::uint64_t* seen, RowOf row_of,
                                       Index padded_dim, float* acc) {
+  constexpr int kPer = Words::kPerWord, kRows = static_cast<int>(kUnit) / kPer;
   for (int r = 0; r < kQuad; ++r) {
     float* o = acc + r * padded_dim;
     for (Index c = 0; c < padded_dim; c += kLanes) {
       F sum = mul(set1(scale[r]), load(o + c));
-      for (std::uint64_t left = seen[r]; left != 0; left &= left - 1) {
-        const int j = __builtin_ctzll(left);
-        sum = fma(set1(p[r * kPanel + j]), load(row_of(j / 8, j % 8) + c), sum);
+      for (int j = 0; j < kPanel / kPer; ++j) {
+        const unsigned word = static_cast<unsigned>(seen[r] >> (j * kPer)) & ((1U << kPer) - 1U);
+        if (word == 0) continue;
+        const F row = Words::masked(load(row_of(j / kRows, j % kRows) + c), word);
+        sum = Words::add_products(sum, set1(p[r * kPanel + j]), row);
       }
       store(o + c, sum);
     }
@@ -114,6 +131,19 @@ struct NodeRows {
   __attribute__((always_inline)) const float* operator()(int u, int j) const { return row[u * kUnit + j]; }
 };
 
+// Rounds [4, 64] weights to pairs of neighbouring keys, [4, 32] with the same stride.
+template <class Words>
+HSATTN_INLINE void round_weights([[maybe_unused]] const float* weights, [[maybe_unused]] float* words) {
+  if constexpr (Words::kPerWord == 2) {
+    for (int r = 0; r < kQuad; ++r) {
+      const float* row = weights + r * kPanel;
+      for (int c = 0; c < kPanel; c += 2 * kLanes) {
+        store(words + r * kPanel + c / 2, Words::neighbours(load(row + c), load(row + c + kLanes)));
+      }
+    }
+  }
+}
+
 // Scores that the row does not see become kMasked.
 HSATTN_INLINE void mask_scores(float* scores, const std::uint64_t* seen) {
   for (int r = 0; r < kQuad; ++r) {
@@ -125,16 +155,23 @@ HSATTN_INLINE void mask_scores(float* scores, const std::uint64_t* seen) {
   }
 }
 
-// Scores [64] of one row become weights exp(score) 2^-m; their sums are added per lane of a unit.
-template <bool kHuge, bool kFar>
-HSATTN_INLINE H weights_of_row(float* row, const F* s, float m, H sum) {
+// Row sums of weights, per lane of a unit. Pairs are divided by the sum of what they were rounded to, so that a key
+// that takes all has a weight of exactly 1; lse comes from the weights before that.
+struct RowSums {
+  H exact, rounded;
+};
+
+// Scores [64] of one row become weights exp(score) 2^-m, and are added to the sums.
+template <class Words, bool kHuge, bool kFar>
+HSATTN_INLINE void weights_of_row(float* row, const F* s, float m, RowSums& sums) {
   const F floor = set1(negligible_below<kHuge>(m));
   for (int c = 0; c < kVectors; ++c) {
     const F p = exp_minus<kHuge>(max_keep_nan(floor, s[c]), set1(m));
-    store(row + c * kLanes, p);
-    if constexpr (!kFar) sum = add_units(sum, p);
+    if constexpr (!kFar) sums.exact = add_units(sums.exact, p);
+    const F word = Words::rounded(p);
+    if constexpr (Words::kPerWord == 2) sums.rounded = add_units(sums.rounded, word);
+    store(row + c * kLanes, word);
   }
-  return sum;
 }
 
 // One step of the running softmax: scores [4, 64], the first `keys` of them real, become weights exp(score) 2^-m; m is
@@ -143,15 +180,18 @@ HSATTN_INLINE H weights_of_row(float* row, const F* s, float m, H sum) {
 //
 // Row sums stay apart for the 8 lanes of a unit (kFar false), or are one chain over the nodes (kFar true), so that
 // their bits do not depend on how entries fall into panels.
-template <bool kFar>
-HSATTN_INLINE void softmax_step(float* scores, int keys, float* best, float* sums, float* far_sum, float* rescale) {
+template <class Words, bool kFar>
+HSATTN_INLINE void softmax_step(float* scores, int keys, Index at, Scratch& s, float* rescale) {
+  constexpr bool kPairs = Words::kPerWord == 2;
+  float* const best = s.max.get() + at;
+  float* const far_sum = s.far_sum.get() + at;
   for (int r = 0; r < kQuad; ++r) {
     float* row = scores + r * kPanel;
-    F s[kVectors];
+    F x[kVectors];
     F top = set1(kMasked);
     for (int c = 0; c < kVectors; ++c) {
-      s[c] = load(row + c * kLanes);
-      top = max_keep_nan(s[c], top);
+      x[c] = load(row + c * kLanes);
+      top = max_keep_nan(x[c], top);
     }
     const float largest = reduce_max(top);
     const float old = exponent_above(best[r]);
@@ -159,10 +199,17 @@ HSATTN_INLINE void softmax_step(float* scores, int keys, float* best, float* sum
     const float now = exponent_above(best[r]);
     const float used = now == -__builtin_inff() ? 0.0F : now;
     rescale[r] = now == old ? 1.0F : power_of_two(old - now);
-    H sum = half_mul(half_load(sums + r * kUnit), rescale[r]);
-    const bool huge = used > kHugeExponent || used < -kHugeExponent;
-    sum = huge ? weights_of_row<true, kFar>(row, s, used, sum) : weights_of_row<false, kFar>(row, s, used, sum);
-    half_store(sums + r * kUnit, sum);
+    float* const exact = s.sums.get() + (at + r) * kUnit;
+    float* const rounded = kPairs ? s.rounded_sums.get() + (at + r) * kUnit : exact;
+    RowSums sums{half_mul(half_load(exact), rescale[r]),
+                 kPairs ? half_mul(half_load(rounded), rescale[r]) : half_zero()};
+    if (used > kHugeExponent || used < -kHugeExponent) {
+      weights_of_row<Words, true, kFar>(row, x, used, sums);
+    } else {
+      weights_of_row<Words, false, kFar>(row, x, used, sums);
+    }
+    half_store(exact, sums.exact);
+    if constexpr (kPairs) half_store(rounded, sums.rounded);
     far_sum[r] *= rescale[r];
   }
   if constexpr (kFar) {

@@ -27,6 +27,24 @@ void copy_unit(const float* rows, Index stride, Index count, Index dim, Index pa
   for (Index j = 0; j < count; ++j) std::copy_n(rows + j * stride, dim, out + j * padded_dim);
 }
 
+// The same in pairs of bfloat16: [depth, 8] pairs of dimensions, and [4, padded dim] pairs of tokens.
+void pair_up_columns(const StoredRows& x, Index first, Index count, Index depth, float* out) {
+  std::memset(out, 0, static_cast<std::size_t>(depth * kUnit) * sizeof(float));
+  for (Index j = 0; j < count; ++j) {
+    const std::byte* row = x.row(first + j);
+    for (Index d = 0; d < x.dim; d += 2) {
+      std::memcpy(out + d / 2 * kUnit + j, row + 2 * d, d + 1 < x.dim ? 4 : 2);
+    }
+  }
+}
+
+void pair_up_tokens(const StoredRows& x, Index first, Index count, Index padded_dim, float* out) {
+  std::memset(out, 0, static_cast<std::size_t>(kUnit / 2 * padded_dim) * sizeof(float));
+  for (Index j = 0; j < count; j += 2) {
+    pair_up_rows(x.row(first + j), j + 1 < count ? x.row(first + j + 1) : nullptr, x.dim, out + j / 2 * padded_dim);
+  }
+}
+
 // Rounds the keys of a unit, 4 dimensions of each token side by side; see PackedHead::keys_int8.
 void round_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, std::uint8_t* out,
                 float* scales) {
@@ -64,6 +82,9 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   head.dim = dim;
   head.padded_dim = round_up(dim, kDimAlign);
   head.units = ceil_div(keys, kUnit);
+  head.pairs = request.pairs;
+  head.depth = request.pairs ? ceil_div(dim, Index{2}) : dim;
+  head.unit_rows = request.pairs ? kUnit / 2 : kUnit;
   const char* what = "attention: packed keys and values";
   head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
   const Index rows = head.units * kUnit * head.padded_dim;
@@ -72,12 +93,12 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
     head.key_scales = allocate_buffer<float>(head.units * kUnit, what);
   }
   if (request.values) {
-    head.keys_t = allocate_buffer<float>(head.units * dim * kUnit, what);
-    head.values = allocate_buffer<float>(rows, what);
+    head.keys_t = allocate_buffer<float>(head.units * head.depth * kUnit, what);
+    head.values = allocate_buffer<float>(head.units * head.unit_rows * head.padded_dim, what);
   }
   if (request.backward) {
-    head.values_t = allocate_buffer<float>(head.units * dim * kUnit, what);
-    head.key_rows = allocate_buffer<float>(rows, what);
+    head.values_t = allocate_buffer<float>(head.units * head.depth * kUnit, what);
+    head.key_rows = allocate_buffer<float>(head.units * head.unit_rows * head.padded_dim, what);
   }
   if (!request.search && !request.far_field) return head;
 
@@ -99,40 +120,60 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   return head;
 }
 
-void pack_units(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request, Index begin,
-                Index end, PackedHead& head) {
+void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& request, Index begin, Index end,
+                PackedHead& head) {
   const Index dim = head.dim, pd = head.padded_dim;
+  float k_space[kUnit * kMaxDim], v_space[kUnit * kMaxDim];
   for (Index unit = begin; unit < end; ++unit) {
     const Index first = unit * kUnit;
     const Index count = std::clamp<Index>(head.keys - first, 0, kUnit);
-    const float* k_rows = k.row(count > 0 ? first : 0);
+    const Rows<const float> keys = float_rows(k, first, count, k_space);
     if (request.rescore) {
-      round_unit(k_rows, k.stride, count, dim, pd, head.keys_int8.get() + unit * kUnit * pd,
+      round_unit(keys.data, keys.stride, count, dim, pd, head.keys_int8.get() + unit * kUnit * pd,
                  head.key_scales.get() + unit * kUnit);
     }
-    std::uint8_t flags = 0;
-    if (request.values) {
-      const float* v_rows = v.row(count > 0 ? first : 0);
-      transpose_unit(k_rows, k.stride, count, dim, head.keys_t.get() + unit * dim * kUnit);
-      copy_unit(v_rows, v.stride, count, dim, pd, head.values.get() + unit * kUnit * pd);
-      flags = all_finite(k_rows, k.stride, count, dim) ? 0 : 1;
-      flags |= all_finite(v_rows, v.stride, count, dim) ? 0 : 2;
-      if (request.backward) {
-        transpose_unit(v_rows, v.stride, count, dim, head.values_t.get() + unit * dim * kUnit);
-        copy_unit(k_rows, k.stride, count, dim, pd, head.key_rows.get() + unit * kUnit * pd);
-      }
+    head.not_finite[unit] = 0;
+    if (!request.values) continue;
+    const Rows<const float> values = float_rows(v, first, count, v_space);
+    const int keys_flag = all_finite(keys.data, keys.stride, count, dim) ? 0 : 1;
+    const int values_flag = all_finite(values.data, values.stride, count, dim) ? 0 : 2;
+    head.not_finite[unit] = static_cast<std::uint8_t>(keys_flag | values_flag);
+    const auto columns = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
+      float* out = to.get() + unit * head.depth * kUnit;
+      if (head.pairs) return pair_up_columns(stored, first, count, head.depth, out);
+      transpose_unit(rows.data, rows.stride, count, dim, out);
+    };
+    const auto rows = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
+      float* out = to.get() + unit * head.unit_rows * pd;
+      if (head.pairs) return pair_up_tokens(stored, first, count, pd, out);
+      copy_unit(rows.data, rows.stride, count, dim, pd, out);
+    };
+    columns(k, keys, head.keys_t);
+    rows(v, values, head.values);
+    if (request.backward) {
+      columns(v, values, head.values_t);
+      rows(k, keys, head.key_rows);
     }
-    head.not_finite[unit] = flags;
   }
 }
 
-void build_pyramid(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request,
-                   PackedHead& head) {
+namespace {
+
+// Pools all rows of a head; half-precision rows are converted first, into memory that lasts as long.
+void pool_stored(const StoredRows& x, Index block, Index padded_dim, float* out) {
+  Buffer<float> space;
+  if (x.dtype != DType::kFloat32) space = allocate_buffer<float>(x.count * x.dim, "attention: rows to pool");
+  pool_means(float_rows(x, 0, x.count, space.get()), block, padded_dim, out);
+}
+
+}  // namespace
+
+void build_pyramid(const StoredRows& k, const StoredRows& v, const PackRequest& request, PackedHead& head) {
   PackedPyramid& p = head.pyramid;
   if (p.levels == 0) return;
   const Index pd = head.padded_dim;
-  pool_means(k, request.block, pd, p.keys.get());
-  if (request.far_field) pool_means(v, request.block, pd, p.values.get());
+  pool_stored(k, request.block, pd, p.keys.get());
+  if (request.far_field) pool_stored(v, request.block, pd, p.values.get());
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
     const Index nodes = p.first[level + 1] - p.first[level];

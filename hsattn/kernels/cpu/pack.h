@@ -1,8 +1,8 @@
 // Packing of one key/value head for the CPU kernels.
 #pragma once
 
-#include "hsattn/base/view.h"
 #include "hsattn/kernels/cpu/layout.h"
+#include "hsattn/kernels/cpu/rows.h"
 
 namespace hsattn::cpu {
 
@@ -12,6 +12,7 @@ struct PackRequest {
   bool search = false;     // key pyramid, rounded to bytes
   bool rescore = false;    // keys rounded to bytes
   bool far_field = false;  // key and value pyramid rows
+  bool pairs = false;      // keys and values as pairs of bfloat16; the tensors are bfloat16
   Index block = 8;
 };
 
@@ -19,12 +20,11 @@ struct PackRequest {
 PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request);
 
 // Packs units [begin, end) of the head: independent of other units, so that threads can share the work.
-void pack_units(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request, Index begin,
-                Index end, PackedHead& head);
+void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& request, Index begin, Index end,
+                PackedHead& head);
 
 // Pools keys (and values) into the pyramid; after all units are packed.
-void build_pyramid(const Rows<const float>& k, const Rows<const float>& v, const PackRequest& request,
-                   PackedHead& head);
+void build_pyramid(const StoredRows& k, const StoredRows& v, const PackRequest& request, PackedHead& head);
 
 // Tokens behind a node of the pyramid.
 Index node_tokens(const PackedHead& head, Index block, Index level, Index index);

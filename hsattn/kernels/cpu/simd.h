@@ -34,6 +34,31 @@ namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 #include "hsattn/kernels/cpu/simd_portable.h"
 #endif
 
+// What the words of packed keys, values and rows are, and how products of them are added up: see PackedHead.
+struct Floats {
+  static constexpr int kPerWord = 1;
+  HSATTN_INLINE F add_products(F sum, F a, F b) { return fma(a, b, sum); }
+  HSATTN_INLINE F rounded(F x) { return x; }
+  HSATTN_INLINE F masked(F x, unsigned) { return x; }
+};
+#if !defined(HSATTN_SIMD_AVX2)
+struct Pairs {
+  static constexpr int kPerWord = 2;
+  // To the 8 digits of a bfloat16 (Dekker's splitting).
+  HSATTN_INLINE F rounded(F x) {
+    const F shifted = mul(x, set1(65537.0F));
+    return sub(shifted, sub(shifted, x));
+  }
+  HSATTN_INLINE F neighbours(F first, F second) { return pairs_of_neighbours(first, second); }
+  HSATTN_INLINE F lanes(F low, F high) { return pairs_of_lanes(low, high); }
+  HSATTN_INLINE F add_products(F sum, F a, F b) { return add_pair_products(sum, a, b); }
+  // The halves named by two bits, the others 0.
+  HSATTN_INLINE F masked(F x, unsigned halves) {
+    return and_bits(x, (halves & 1U ? 0xffffU : 0U) | (halves & 2U ? 0xffff0000U : 0U));
+  }
+};
+#endif
+
 constexpr int kUnitsPerVector = kLanes / 8;
 constexpr int kVectors = static_cast<int>(kPanel) / kLanes;  // vectors of one row of a panel
 

@@ -90,6 +90,26 @@ HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
   }
 }
+// Pairs of bfloat16. The sum takes the upper products first, then the lower ones, each rounded to float32.
+HSATTN_INLINE F add_pair_products(F sum, F a, F b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));  // as for vnni
+  return sum;
+}
+HSATTN_INLINE F and_bits(F x, std::uint32_t mask) {
+  return _mm512_and_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(mask))));
+}
+// 32 numbers, rounded: lane i holds numbers 2i and 2i + 1.
+HSATTN_INLINE F pairs_of_neighbours(F first, F second) {
+  F pairs;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(pairs) : "v"(second), "v"(first));
+  return pairs;
+}
+// Lane i holds low's and high's number i.
+HSATTN_INLINE F pairs_of_lanes(F low, F high) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, _mm512_castps_si512(pairs_of_neighbours(low, high))));
+}
 HSATTN_INLINE bool has_vnni() { return __builtin_cpu_supports("avx512vnni") != 0; }
 HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
 HSATTN_INLINE void split_units(F x, H* unit) {

@@ -129,3 +129,27 @@ HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
 HSATTN_INLINE bool has_vnni() { return false; }
 HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
 HSATTN_INLINE void split_units(F x, H* unit) { __builtin_memcpy(unit, &x, sizeof x); }
+// Pairs of bfloat16. The sum takes the upper products first, then the lower ones, each rounded to float32.
+HSATTN_INLINE F and_bits(F x, std::uint32_t mask) {
+  return reinterpret_cast<F>(reinterpret_cast<I>(x) & static_cast<std::int32_t>(mask));
+}
+HSATTN_INLINE F lower_numbers(F pairs) { return reinterpret_cast<F>(reinterpret_cast<I>(pairs) << 16); }
+HSATTN_INLINE F add_pair_products(F sum, F a, F b) {
+  sum = fma(and_bits(a, 0xffff0000U), and_bits(b, 0xffff0000U), sum);
+  return fma(lower_numbers(a), lower_numbers(b), sum);
+}
+// x rounded to bfloat16, in the upper halves.
+HSATTN_INLINE I rounded_to_upper(F x) {
+  const I word = reinterpret_cast<I>(x);
+  const I rounded = word + 0x7fff + (word >> 16 & 1);
+  return (x == x ? rounded : word | 0x400000) & static_cast<std::int32_t>(0xffff0000U);
+}
+// Lane i holds low's and high's number i.
+HSATTN_INLINE F pairs_of_lanes(F low, F high) {
+  return reinterpret_cast<F>((rounded_to_upper(low) >> 16 & 0xffff) | rounded_to_upper(high));
+}
+// 32 numbers, rounded: lane i holds numbers 2i and 2i + 1.
+HSATTN_INLINE F pairs_of_neighbours(F first, F second) {
+  const I even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+  return pairs_of_lanes(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, even + 1));
+}

@@ -60,6 +60,15 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
     lse = allocate_buffer<float>(rows, what);
     delta = allocate_buffer<float>(rows, what);
   }
+  if (job.packed->pairs) {
+    q_pairs = allocate_buffer<float>(rows * padded / 2, what);
+    rounded_sums = allocate_buffer<float>(rows * kUnit, what);
+    if (backward) {
+      dout_pairs = allocate_buffer<float>(rows * padded / 2, what);
+      q_row_pairs = allocate_buffer<float>(rows * padded / 2, what);
+      dout_row_pairs = allocate_buffer<float>(rows * padded / 2, what);
+    }
+  }
   entries.resize(static_cast<std::size_t>(rows / kQuad));
   far_entries.resize(entries.size());
   far_counts.resize(entries.size());
@@ -84,15 +93,30 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   q_sums = allocate_buffer<std::int32_t>(rows, what);
 }
 
-void load_tile_rows(const Rows<const float>& x, Index head_stride, Index group, Index first, Index count, float factor,
-                    Index padded_dim, float* rows) {
+void load_tile_rows(const StoredRows& x, Index group, Index first, Index count, float factor, Index padded_dim,
+                    float* rows) {
   std::memset(rows, 0, static_cast<std::size_t>(round_up(count * group, kQuad) * padded_dim) * sizeof(float));
   for (Index p = 0; p < count; ++p) {
     for (Index g = 0; g < group; ++g) {
-      const float* from = x.row(first + p) + g * head_stride;
-      float* to = rows + (p * group + g) * padded_dim;
-      for (Index d = 0; d < x.dim; ++d) to[d] = from[d] * factor;
+      read_row(x.dtype, x.row(first + p, g), x.dim, factor, rows + (p * group + g) * padded_dim);
     }
+  }
+}
+
+void load_tile_pairs(const StoredRows& x, Index group, Index first, Index count, Index padded_dim, float* pairs,
+                     float* row_pairs) {
+  const Index rows = round_up(count * group, kQuad);
+  auto* bytes = reinterpret_cast<std::byte*>(pairs);  // a pair of dimensions is what lies side by side anyway
+  const auto row_bytes = static_cast<std::size_t>(padded_dim * size_of(DType::kBFloat16));
+  const auto bytes_of_row = [&](Index row) { return bytes + static_cast<std::size_t>(row) * row_bytes; };
+  std::memset(bytes, 0, static_cast<std::size_t>(rows) * row_bytes);
+  for (Index row = 0; row < count * group; ++row) {
+    std::memcpy(bytes_of_row(row), x.row(first + row / group, row % group),
+                static_cast<std::size_t>(x.dim * size_of(DType::kBFloat16)));
+  }
+  if (row_pairs == nullptr) return;
+  for (Index row = 0; row < rows; row += 2, row_pairs += padded_dim) {
+    pair_up_rows(bytes_of_row(row), bytes_of_row(row + 1), padded_dim, row_pairs);
   }
 }
 
@@ -124,11 +148,15 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
 
 const Kernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return avx512::kKernels;
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512BFloat16) return avx512::kKernels;
   if (isa == Isa::kAvx2) return avx2::kKernels;
 #endif
   (void)isa;
   return portable::kKernels;
+}
+
+bool packs_pairs(Isa isa, DType type) {
+  return type == DType::kBFloat16 && (isa == Isa::kAvx512BFloat16 || isa == Isa::kPortableBFloat16);
 }
 
 }  // namespace hsattn::cpu

@@ -25,7 +25,7 @@ void forward_head(const AttentionInputs& in, double scale, const PlanView& plan,
       }
     }
     const Index at = (batch * in.q.heads + head) * q.count + i;
-    if (out.lse != nullptr && in.q.dtype == DType::kFloat32) {
+    if (out.lse != nullptr && lse_type(in.q.dtype) == DType::kFloat32) {
       static_cast<float*>(out.lse)[at] = static_cast<float>(softmax.lse);
     } else if (out.lse != nullptr) {
       static_cast<double*>(out.lse)[at] = softmax.lse;

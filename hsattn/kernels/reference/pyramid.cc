@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "hsattn/base/elements.h"
 #include "hsattn/kernels/pool.h"
 #include "hsattn/kernels/quantize.h"
 
@@ -15,7 +16,9 @@ void add_scaled(std::span<double> to, double factor, std::span<const double> fro
 
 template <class T>
 void copy_rows(Rows<const T> from, Matrix& to) {
-  for (Index i = 0; i < from.count; ++i) std::copy_n(from.row(i), from.dim, to.row(i).begin());
+  for (Index i = 0; i < from.count; ++i) {
+    for (Index c = 0; c < from.dim; ++c) to.row(i)[c] = static_cast<double>(from.row(i)[c]);
+  }
 }
 
 template <class T>
@@ -51,20 +54,13 @@ std::vector<Child> children_of(const Pyramid& pyramid, Index level, Index index)
 
 Matrix load_head(const ConstView& view, Index batch, Index head) {
   Matrix matrix(view.tokens, view.dim);
-  if (view.dtype == DType::kFloat32) {
-    copy_rows(rows_of<const float>(view, batch, head), matrix);
-  } else {
-    copy_rows(rows_of<const double>(view, batch, head), matrix);
-  }
+  with_element_type(view.dtype,
+                    [&](auto element) { copy_rows(rows_of<const decltype(element)>(view, batch, head), matrix); });
   return matrix;
 }
 
 void store_head(const Matrix& from, const View& to, Index batch, Index head) {
-  if (to.dtype == DType::kFloat32) {
-    copy_rows(from, rows_of<float>(to, batch, head));
-  } else {
-    copy_rows(from, rows_of<double>(to, batch, head));
-  }
+  with_element_type(to.dtype, [&](auto element) { copy_rows(from, rows_of<decltype(element)>(to, batch, head)); });
 }
 
 Index Pyramid::count(Index level, Index index) const {

@@ -32,7 +32,7 @@ Vector mean_of(const Tensor<float>& x, Index batch, Index head, Range tokens) {
   for (Index t = tokens.begin; t < tokens.end; ++t) {
     for (Index c = 0; c < x.dim; ++c) mean[c] += x.row(batch, head, t)[c];
   }
-  for (float& m : mean) m *= 1.0F / static_cast<float>(tokens.size());
+  for (float& m : mean) m = as_stored(m * (1.0F / static_cast<float>(tokens.size())));
   return mean;
 }
 
@@ -58,18 +58,21 @@ void plain_row(const Problem& p, const Tensors<float>& in, const PlanView& plan,
   for (const Range& tokens : keys) {
     k.push_back(mean_of(in.k, b, kv_head, tokens));
     v.push_back(mean_of(in.v, b, kv_head, tokens));
-    weight.push_back(dot(q, k.back().data(), p.dim) * scale + std::log(static_cast<float>(tokens.size())));
+    const float score = as_stored(dot(q, k.back().data(), p.dim)) * scale;
+    weight.push_back(as_stored(score + std::log(static_cast<float>(tokens.size()))));
     largest = std::max(largest, weight.back());
   }
   for (float& w : weight) sum += w = std::exp(w - largest);
   float* o = out.o.row(b, head, query);
-  for (std::size_t j = 0; j < keys.size(); ++j) add(o, weight[j] /= sum, v[j].data(), p.dim);
+  for (std::size_t j = 0; j < keys.size(); ++j) add(o, weight[j] = as_stored(weight[j] / sum), v[j].data(), p.dim);
+  for (Index c = 0; c < p.dim; ++c) o[c] = as_stored(o[c]);
   out.lse[(b * p.heads + head) * p.queries + query] = largest + std::log(sum);
 
   const float* dout = in.dout.row(b, head, query);
   const float dout_o = dot(dout, o, p.dim);
   for (std::size_t j = 0; j < keys.size(); ++j) {
-    const float ds = weight[j] * (dot(dout, v[j].data(), p.dim) - dout_o) * scale;
+    const float dp = as_stored(dot(dout, v[j].data(), p.dim));
+    const float ds = as_stored(weight[j] * (dp - dout_o)) * scale;
     const float share = 1.0F / static_cast<float>(keys[j].size());
     add(out.dq.row(b, head, query), ds, k[j].data(), p.dim);
     for (Index t = keys[j].begin; t < keys[j].end; ++t) {
@@ -81,7 +84,7 @@ void plain_row(const Problem& p, const Tensors<float>& in, const PlanView& plan,
 
 }  // namespace
 
-Solution<float> plain_float32(const Problem& p, const Tensors<float>& in, const PlanView& plan) {
+Solution<float> plain_solution(const Problem& p, const Tensors<float>& in, const PlanView& plan) {
   Solution<float> out;
   out.o = Tensor<float>(p.batch, p.heads, p.queries, p.dim);
   out.dq = out.o;
@@ -95,6 +98,9 @@ Solution<float> plain_float32(const Problem& p, const Tensors<float>& in, const 
     for (Index h = 0; h < p.heads; ++h) {
       for (Index i = 0; i < p.queries; ++i) plain_row(p, in, plan, b, h, i, out);
     }
+  }
+  for (Tensor<float>* tensor : {&out.dq, &out.dk, &out.dv}) {
+    tensor->for_each([](float& x, Index, Index, Index, Index) { x = as_stored(x); });
   }
   return out;
 }

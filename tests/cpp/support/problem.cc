@@ -1,6 +1,7 @@
 #include "support/problem.h"
 
 #include <cmath>
+#include <cstdlib>
 
 #include "hsattn/base/error.h"
 
@@ -14,6 +15,29 @@ void fill(Tensor<float>& tensor, Random& random, float correlation) {
     const float before = t == 0 ? normal(random) : tensor.row(b, h, t - 1)[c];
     x = correlation * before + fresh * normal(random);
   });
+  tensor.for_each([](float& x, Index, Index, Index, Index) { x = as_stored(x); });
+}
+
+template <class T>
+Tensors<T> converted_tensors(const Tensors<float>& in, Layout layout) {
+  return {converted<T>(in.q, layout), converted<T>(in.k, layout), converted<T>(in.v, layout),
+          converted<T>(in.dout, layout)};
+}
+
+template <class T>
+Tensor<float> checked_floats(const Tensor<T>& from, Layout layout) {
+  check(padding_is_untouched(from), "something was written between the rows of an output");
+  return converted<float>(from, layout);
+}
+
+// body(T{}) for the type in which tensors of T are handed over.
+template <class T, class Body>
+void with_stored_type(const Body& body) {
+  if constexpr (std::is_same_v<T, float>) {
+    with_element_type(stored_type(), body);
+  } else {
+    body(T{});
+  }
 }
 
 }  // namespace
@@ -57,30 +81,118 @@ Tensors<float> random_tensors(const Problem& p, std::uint64_t seed) {
   return in;
 }
 
+DType stored_type() {
+  static const DType type = [] {
+    const char* name = std::getenv("HSATTN_TEST_TYPE");
+    if (name == nullptr) return DType::kFloat32;
+    for (const DType type : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      if (std::string(name) == name_of(type)) return type;
+    }
+    throw InvalidArgument(concat("HSATTN_TEST_TYPE is '", name, "'; it must be float32, bfloat16 or float16"));
+  }();
+  return type;
+}
+
+float as_stored(float x) {
+  with_element_type(stored_type(), [&](auto element) { x = static_cast<float>(decltype(element)(x)); });
+  return x;
+}
+
+double rounding_floor(double largest) {
+  if (stored_type() == DType::kFloat32) return 1e-5;
+  const int digits = stored_type() == DType::kBFloat16 ? 7 : 10;  // behind the leading one
+  return std::ldexp(1.0, std::ilogb(std::max(1.0, largest)) - digits);
+}
+
 Tensors<double> in_double(const Tensors<float>& in) {
-  return {converted<double>(in.q), converted<double>(in.k), converted<double>(in.v), converted<double>(in.dout)};
+  Tensors<float> stored = in;
+  for (Tensor<float>* tensor : {&stored.q, &stored.k, &stored.v, &stored.dout}) {
+    tensor->for_each([](float& x, Index, Index, Index, Index) { x = as_stored(x); });
+  }
+  return converted_tensors<double>(stored, Layout::kContiguous);
 }
 
 template <class T>
-Solution<T> solve_forward(const Problem& p, const Tensors<T>& in, const PlanView& plan, Executor& executor) {
+Plan plan_of(const Problem& p, const Tensors<T>& in, Executor& executor) {
+  Plan plan;
+  with_stored_type<T>([&](auto element) {
+    using Stored = decltype(element);
+    if constexpr (std::is_same_v<T, Stored>) {
+      plan = make_plan(in.q.view(), in.k.view(), p.options, p.scale, executor);
+    } else {
+      const auto q = converted<Stored>(in.q, p.layout), k = converted<Stored>(in.k, p.layout);
+      plan = make_plan(q.view(), k.view(), p.options, p.scale, executor);
+    }
+  });
+  return plan;
+}
+
+namespace {
+
+// How a problem is solved: with a plan, or in one pass that keeps its lists.
+struct Request {
+  const PlanView* plan = nullptr;
+  std::int32_t* keep = nullptr;
+  bool gradients = false;
+};
+
+// Solves in the type of the tensors.
+template <class T, class Lse>
+void solve_stored(const Problem& p, const Tensors<T>& in, const Request& request, Executor& executor,
+                  std::vector<Lse>& lse, Tensor<T>* o, Tensor<T>* dq, Tensor<T>* dk, Tensor<T>* dv) {
+  *o = Tensor<T>(p.batch, p.heads, p.queries, p.dim, p.layout);
+  lse.assign(static_cast<std::size_t>(p.batch * p.heads * p.queries), std::numeric_limits<Lse>::quiet_NaN());
+  if (request.plan == nullptr) {
+    return attention_forward(in.inputs(p), p.options, {o->view(), lse.data()}, request.keep, executor);
+  }
+  attention_forward(in.inputs(p), *request.plan, {o->view(), lse.data()}, executor);
+  if (!request.gradients) return;
+  *dq = Tensor<T>(p.batch, p.heads, p.queries, p.dim, p.layout);
+  *dk = Tensor<T>(p.batch, p.kv_heads, p.keys, p.dim, p.layout);
+  *dv = Tensor<T>(p.batch, p.kv_heads, p.keys, p.dim, p.layout);
+  const AttentionSaved saved{in.dout.view(), as_const(o->view()), lse.data()};
+  attention_backward(in.inputs(p), *request.plan, saved, {dq->view(), dk->view(), dv->view()}, executor);
+}
+
+template <class T>
+Solution<T> solve_any(const Problem& p, const Tensors<T>& in, const Request& request, Executor& executor) {
   Solution<T> out;
-  out.o = Tensor<T>(p.batch, p.heads, p.queries, p.dim, p.layout);
-  out.lse.assign(static_cast<std::size_t>(p.batch * p.heads * p.queries), std::numeric_limits<T>::quiet_NaN());
-  attention_forward(in.inputs(p), plan, {out.o.view(), out.lse.data()}, executor);
+  with_stored_type<T>([&](auto element) {
+    using Stored = decltype(element);
+    if constexpr (std::is_same_v<T, Stored>) {
+      solve_stored(p, in, request, executor, out.lse, &out.o, &out.dq, &out.dk, &out.dv);
+    } else if constexpr (std::is_same_v<T, float> && sizeof(Stored) == 2) {
+      const Tensors<Stored> stored = converted_tensors<Stored>(in, p.layout);
+      Tensor<Stored> o, dq, dk, dv;
+      solve_stored(p, stored, request, executor, out.lse, &o, &dq, &dk, &dv);
+      out.o = checked_floats(o, p.layout);
+      if (!request.gradients) return;
+      out.dq = checked_floats(dq, p.layout);
+      out.dk = checked_floats(dk, p.layout);
+      out.dv = checked_floats(dv, p.layout);
+    }
+  });
   return out;
+}
+
+}  // namespace
+
+template <class T>
+Solution<T> solve_forward(const Problem& p, const Tensors<T>& in, const PlanView& plan, Executor& executor) {
+  return solve_any<T>(p, in, {&plan}, executor);
 }
 
 template <class T>
 Solution<T> solve(const Problem& p, const Tensors<T>& in, const PlanView& plan, Executor& executor) {
-  Solution<T> out = solve_forward(p, in, plan, executor);
-  out.dq = Tensor<T>(p.batch, p.heads, p.queries, p.dim, p.layout);
-  out.dk = Tensor<T>(p.batch, p.kv_heads, p.keys, p.dim, p.layout);
-  out.dv = Tensor<T>(p.batch, p.kv_heads, p.keys, p.dim, p.layout);
-  const AttentionSaved saved{in.dout.view(), as_const(out.o.view()), out.lse.data()};
-  attention_backward(in.inputs(p), plan, saved, {out.dq.view(), out.dk.view(), out.dv.view()}, executor);
-  return out;
+  return solve_any<T>(p, in, {&plan, nullptr, true}, executor);
 }
 
+Solution<float> solve_in_one_pass(const Problem& p, const Tensors<float>& in, std::int32_t* keep) {
+  return solve_any<float>(p, in, {nullptr, keep}, serial_executor());
+}
+
+template Plan plan_of(const Problem&, const Tensors<float>&, Executor&);
+template Plan plan_of(const Problem&, const Tensors<double>&, Executor&);
 template Solution<float> solve_forward(const Problem&, const Tensors<float>&, const PlanView&, Executor&);
 template Solution<double> solve_forward(const Problem&, const Tensors<double>&, const PlanView&, Executor&);
 template Solution<float> solve(const Problem&, const Tensors<float>&, const PlanView&, Executor&);

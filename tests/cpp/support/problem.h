@@ -21,6 +21,17 @@ T one_of(Random& random, std::initializer_list<T> choices) {
   return *(choices.begin() + uniform(random, 0, static_cast<Index>(choices.size()) - 1));
 }
 
+/// The type in which tensors are stored, by the environment variable HSATTN_TEST_TYPE: float32 (or not set), bfloat16
+/// or float16. Tests keep numbers as floats that the type can hold; solve() and plan_of() hand them over in the type.
+DType stored_type();
+
+/// x as it is stored.
+float as_stored(float x);
+
+/// What may be added to twice the error of a plain implementation whose largest result is `largest`: 1e-5 in float32;
+/// in half precision a unit in the last place of `largest` (at least of 1). Half of it is the rounding of the result.
+double rounding_floor(double largest = 1);
+
 struct Problem {
   std::string name;
   Index batch = 1, heads = 1, kv_heads = 1, queries = 0, keys = 0, dim = 64;
@@ -45,7 +56,8 @@ struct Tensors {
   AttentionInputs inputs(const Problem& problem) const { return {q.view(), k.view(), v.view(), problem.scale}; }
 };
 
-/// Normal values; neighbouring queries resemble each other (correlation 0.9), as in a language model.
+/// Normal values, rounded as they are stored; neighbouring queries resemble each other (correlation 0.9), as in a
+/// language model.
 Tensors<float> random_tensors(const Problem& problem, std::uint64_t seed);
 Tensors<double> in_double(const Tensors<float>& tensors);
 
@@ -66,11 +78,12 @@ template <class T>
 Solution<T> solve_forward(const Problem& problem, const Tensors<T>& in, const PlanView& plan,
                           Executor& executor = serial_executor());
 
+/// attention_forward that plans and attends in one pass; lists go to `keep` if it is not null.
+Solution<float> solve_in_one_pass(const Problem& problem, const Tensors<float>& in, std::int32_t* keep);
+
 /// make_plan of the public interface.
 template <class T>
-Plan plan_of(const Problem& problem, const Tensors<T>& in, Executor& executor = serial_executor()) {
-  return make_plan(in.q.view(), in.k.view(), problem.options, problem.scale, executor);
-}
+Plan plan_of(const Problem& problem, const Tensors<T>& in, Executor& executor = serial_executor());
 
 template <class T>
 bool same_bits(const Solution<T>& a, const Solution<T>& b) {

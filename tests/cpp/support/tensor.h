@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "hsattn/base/elements.h"
 #include "hsattn/base/view.h"
 
 namespace hsattn::testing {
@@ -16,6 +17,13 @@ namespace hsattn::testing {
 ///   kTokenMajor  [batch, tokens, heads, dim], as a projection layer leaves it
 ///   kPadded      5 unused elements after each token, 7 after each head
 enum class Layout { kContiguous, kTokenMajor, kPadded };
+
+template <class T>
+constexpr DType type_of() {
+  if (std::is_same_v<T, double>) return DType::kFloat64;
+  if (std::is_same_v<T, BFloat16>) return DType::kBFloat16;
+  return std::is_same_v<T, Float16> ? DType::kFloat16 : DType::kFloat32;
+}
 
 template <class T>
 struct Tensor {
@@ -36,18 +44,14 @@ struct Tensor {
       head_stride = n * token_stride + (padded ? 7 : 0);
       batch_stride = h * head_stride;
     }
-    data.assign(static_cast<std::size_t>(b * batch_stride), std::numeric_limits<T>::quiet_NaN());
+    data.assign(static_cast<std::size_t>(b * batch_stride), static_cast<T>(std::numeric_limits<float>::quiet_NaN()));
   }
 
   T* row(Index b, Index h, Index t) { return data.data() + b * batch_stride + h * head_stride + t * token_stride; }
   const T* row(Index b, Index h, Index t) const { return const_cast<Tensor*>(this)->row(b, h, t); }
 
   View view() {
-    return {data.data(),  std::is_same_v<T, float> ? DType::kFloat32 : DType::kFloat64,
-            batch,        heads,
-            tokens,       dim,
-            batch_stride, head_stride,
-            token_stride};
+    return {data.data(), type_of<T>(), batch, heads, tokens, dim, batch_stride, head_stride, token_stride};
   }
   ConstView view() const { return as_const(const_cast<Tensor*>(this)->view()); }
 
@@ -72,7 +76,9 @@ struct Tensor {
 template <class To, class From>
 Tensor<To> converted(const Tensor<From>& from, Layout layout = Layout::kContiguous) {
   Tensor<To> to(from.batch, from.heads, from.tokens, from.dim, layout);
-  to.for_each([&](To& x, Index b, Index h, Index t, Index c) { x = static_cast<To>(from.row(b, h, t)[c]); });
+  to.for_each([&](To& x, Index b, Index h, Index t, Index c) {
+    x = static_cast<To>(static_cast<double>(from.row(b, h, t)[c]));
+  });
   return to;
 }
 
@@ -97,6 +103,17 @@ double max_error(const Tensor<A>& a, const Tensor<B>& b) {
   return worst;
 }
 
+/// Largest magnitude that is finite.
+template <class T>
+double largest_of(const Tensor<T>& tensor) {
+  double largest = 0;
+  tensor.for_each([&](const T& x, Index, Index, Index, Index) {
+    const double magnitude = std::abs(static_cast<double>(x));
+    if (std::isfinite(magnitude)) largest = std::max(largest, magnitude);
+  });
+  return largest;
+}
+
 template <class T>
 bool same_bits(const T* a, const T* b, Index count) {
   return std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(T)) == 0;
@@ -113,7 +130,7 @@ bool padding_is_untouched(const Tensor<T>& tensor) {
   std::vector<bool> inside(tensor.data.size(), false);
   tensor.for_each([&](const T& x, Index, Index, Index, Index) { inside[&x - tensor.data.data()] = true; });
   for (std::size_t i = 0; i < inside.size(); ++i) {
-    if (!inside[i] && !std::isnan(tensor.data[i])) return false;
+    if (!inside[i] && !std::isnan(static_cast<float>(tensor.data[i]))) return false;
   }
   return true;
 }
