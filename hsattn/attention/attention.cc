@@ -1,5 +1,7 @@
 #include "hsattn/attention/attention.h"
 
+#include <new>
+
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/buffer.h"
 #include "hsattn/base/cpu.h"
@@ -15,6 +17,16 @@ PlanShape shape_for(const ConstView& q, const ConstView& k, const PlanOptions& o
 }
 
 Index list_elements(const PlanShape& s) { return s.batch * s.kv_heads * s.queries * s.slots(); }
+
+// Large memory is asked for, and refused, by its size. What grows step by step, lists of a tile, ends here.
+template <class Body>
+void with_errors_of(const char* who, const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory(concat(who, ": no memory for lists that had to grow"));
+  }
+}
 
 // The kernels, best first: the vector kernels take all types but float64, the reference everything.
 bool vector_kernels_accept(const ConstView& q) { return q.dtype != DType::kFloat64; }
@@ -35,7 +47,7 @@ void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& o
   if (list_elements(shape) == 0) return;
   check(blocks != nullptr, "make_plan: blocks has no memory; the plan needs ", list_elements(shape), " ids");
   const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
-  select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor);
+  with_errors_of("make_plan", [&] { select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor); });
 }
 
 Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
@@ -54,11 +66,13 @@ void attention_forward(const AttentionInputs& in, const PlanView& plan, const At
   check_outputs("attention_forward", in, out);
   if (in.q.elements() == 0) return;
   const double scale = scale_or_default(in.scale, in.q.dim);
-  if (vector_kernels_accept(in.q)) {
-    cpu::forward(in, scale, plan, out, executor);
-  } else {
-    reference::forward(in, scale, plan, out, executor);
-  }
+  with_errors_of("attention_forward", [&] {
+    if (vector_kernels_accept(in.q)) {
+      cpu::forward(in, scale, plan, out, executor);
+    } else {
+      reference::forward(in, scale, plan, out, executor);
+    }
+  });
 }
 
 void attention_forward(const AttentionInputs& in, const PlanOptions& options, const AttentionOutputs& out,
@@ -67,8 +81,9 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
   check_outputs("attention_forward", in, out);
   const PlanShape shape = shape_for(in.q, in.k, options);
   if (in.q.elements() == 0) return;
+  const double scale = scale_or_default(in.scale, in.q.dim);
   if (vector_kernels_accept(in.q)) {
-    cpu::forward(in, scale_or_default(in.scale, in.q.dim), shape, options, out, keep, executor);
+    with_errors_of("attention_forward", [&] { cpu::forward(in, scale, shape, options, out, keep, executor); });
     return;
   }
   std::vector<std::int32_t> own;
@@ -77,7 +92,7 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
     keep = own.data();
   }
   make_plan_into(in.q, in.k, options, in.scale, keep, executor);
-  reference::forward(in, scale_or_default(in.scale, in.q.dim), {shape, keep}, out, executor);
+  attention_forward(in, PlanView{shape, keep}, out, executor);
 }
 
 void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
@@ -87,7 +102,8 @@ void attention_backward(const AttentionInputs& in, const PlanView& plan, const A
   check_gradients("attention_backward", in, saved, grads);
   if (in.q.elements() == 0 && in.k.elements() == 0) return;
   const auto backward = vector_kernels_accept(in.q) ? cpu::backward : reference::backward;
-  backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor);
+  with_errors_of("attention_backward",
+                 [&] { backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor); });
 }
 
 const char* chosen_kernel(const AttentionInputs& in) {

@@ -46,8 +46,13 @@ struct Job {
 // Threads of one process; made anew in a child after fork(), where the parent's threads do not exist.
 class Workers {
  public:
+  // Where the system gives no more threads, those that there are do the work.
   explicit Workers(int helpers) : pid_(getpid()) {
-    for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { loop(); });
+    threads_.reserve(static_cast<std::size_t>(helpers));
+    try {
+      for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { loop(); });
+    } catch (const std::exception&) {
+    }
   }
   ~Workers() {
     {

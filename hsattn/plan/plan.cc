@@ -12,6 +12,10 @@ namespace {
 
 constexpr Index kNoLevelLimit = 40;  // 2^40 blocks: taller than any sequence
 
+// Kernels number units of 8 tokens and nodes of all levels, twice as many as blocks, with 31 bits.
+constexpr Index kMostKeys = Index{1} << 33, kMostBlocks = Index{1} << 30;
+constexpr Index kMostIds = Index{1} << 56;  // of a plan; far above any memory, far below overflow
+
 Range near_window(const PlanShape& s, Index position) {
   if (s.causal && position < 0) return {0, 0};
   const Index begin = std::clamp<Index>(floor_div(position - s.window, s.block) * s.block, 0, s.keys);
@@ -126,12 +130,15 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
               .block = o.block,
               .causal = options.causal};
   if (o.levels > 0) s.block = std::min<Index>(o.block, Index{1} << o.levels);
-  check(s.blocks() <= INT32_MAX, "plan: ", keys, " keys in blocks of ", s.block, " are ", s.blocks(),
-        " blocks; there may be at most 2^31 - 1");
+  check(keys <= kMostKeys && s.blocks() <= kMostBlocks, "plan: ", keys, " keys in blocks of ", s.block, " are ",
+        s.blocks(), " blocks; there may be at most 2^33 keys and 2^30 blocks");
   s.window = options.pattern == Pattern::kFull ? std::max(queries, keys) : o.window;
   if (options.pattern != Pattern::kHsa) return s;
   s.sinks = ceil_div(o.sinks, s.block);
   s.kept = ceil_div(o.top_k, s.block);
+  const double positions = static_cast<double>(batch) * static_cast<double>(kv_heads) * static_cast<double>(queries);
+  check(positions * static_cast<double>(s.slots()) < static_cast<double>(kMostIds), "plan: ", batch, " * ", kv_heads,
+        " * ", queries, " lists of ", s.slots(), " blocks; their product must be below 2^56");
   s.dense_until = std::max(o.dense_until, s.slots() * s.block);
   s.far_field = o.far_field;
   s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;

@@ -1,5 +1,13 @@
-// Any number of threads, and any repeat, gives the same bits, forward and backward.
+// Any number of threads or callers, any repeat, and a forked child give the same bits, forward and backward.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
 
 #include "support/problem.h"
 
@@ -28,15 +36,16 @@ struct Case {
   Index batch, heads, kv_heads, queries, keys;
   Pattern pattern;
   bool causal, far_field;
+  int repeats;
 };
 
 constexpr Case kCases[] = {
-    {"one head", 1, 1, 1, 300, 300, Pattern::kHsa, true, true},
-    {"several heads", 2, 6, 2, 130, 130, Pattern::kHsa, true, false},
-    {"group of 3, far field", 1, 3, 1, 150, 170, Pattern::kHsa, true, true},
-    {"both sides", 1, 2, 1, 150, 150, Pattern::kHsa, false, true},
-    {"full", 1, 2, 2, 200, 200, Pattern::kFull, true, false},
-    {"decode", 1, 4, 2, 1, 400, Pattern::kHsa, true, false},
+    {"one head", 1, 1, 1, 300, 300, Pattern::kHsa, true, true, 25},
+    {"several heads", 2, 6, 2, 130, 130, Pattern::kHsa, true, false, 25},
+    {"group of 3, far field", 1, 3, 1, 150, 170, Pattern::kHsa, true, true, 200},
+    {"both sides", 1, 2, 1, 150, 150, Pattern::kHsa, false, true, 25},
+    {"full", 1, 2, 2, 200, 200, Pattern::kFull, true, false, 25},
+    {"decode", 1, 4, 2, 1, 400, Pattern::kHsa, true, false, 25},
 };
 
 Problem problem_of(const Case& c) {
@@ -60,7 +69,7 @@ Problem problem_of(const Case& c) {
   return p;
 }
 
-TEST(Threads, TwoThreadsGiveTheBitsOfOneAHundredTimes) {
+TEST(Threads, TwoThreadsGiveTheBitsOfOneAtEveryRepeat) {
   const auto pool = make_thread_pool(2);
   ASSERT_EQ(pool->threads(), 2);
   for (const Case& c : kCases) {
@@ -69,7 +78,7 @@ TEST(Threads, TwoThreadsGiveTheBitsOfOneAHundredTimes) {
     const Tensors<float> in = random_tensors(p, 1);
     const Plan plan = plan_of(p, in);
     const Solution<float> right = solve(p, in, plan);
-    for (int repeat = 0; repeat < 100; ++repeat) {
+    for (int repeat = 0; repeat < c.repeats; ++repeat) {
       SCOPED_TRACE(concat("repeat ", repeat));
       expect_same_bits(p, in, plan, right, *pool);
       if (HasFatalFailure()) return;
@@ -94,6 +103,56 @@ TEST(Threads, MoreThreadsAndMoreWork) {
     expect_same_bits(p, in, plan, solve(p, in, plan), *pool);
   }
 }
+
+// Callers share tensors and plan, and an executor or none of it.
+void expect_same_bits_at_once(const std::function<Executor&(int)>& executor_of) {
+  const Problem p = problem_of(kCases[2]);
+  const Tensors<float> in = random_tensors(p, 1);
+  const Plan plan = plan_of(p, in);
+  const Solution<float> right = solve(p, in, plan);
+  constexpr int kCallers = 4, kRepeats = 10;
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int repeat = 0; repeat < kRepeats; ++repeat) {
+        Executor& executor = executor_of(caller);
+        if (plan_of(p, in, executor) != plan || !same_bits(solve(p, in, plan, executor), right)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(Threads, FourCallersAtOnceGetTheBitsOfOneAlone) {
+  const auto shared = make_thread_pool(3);
+  std::vector<std::unique_ptr<Executor>> own;
+  for (int i = 0; i < 4; ++i) own.push_back(make_thread_pool(2));
+  expect_same_bits_at_once([](int) -> Executor& { return serial_executor(); });
+  expect_same_bits_at_once([&](int) -> Executor& { return *shared; });
+  expect_same_bits_at_once([&](int caller) -> Executor& { return *own[static_cast<std::size_t>(caller)]; });
+}
+
+#if !defined(__SANITIZE_THREAD__)  // which allows no threads after fork()
+TEST(Threads, AChildOfForkGetsTheSameBits) {
+  const auto pool = make_thread_pool(2);
+  const Problem p = problem_of(kCases[2]);
+  const Tensors<float> in = random_tensors(p, 1);
+  const Plan plan = plan_of(p, in, *pool);
+  const Solution<float> right = solve(p, in, plan, *pool);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    _exit(plan_of(p, in, *pool) == plan && same_bits(solve(p, in, plan, *pool), right) ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_TRUE(same_bits(solve(p, in, plan, *pool), right));
+}
+#endif
 
 }  // namespace
 }  // namespace hsattn

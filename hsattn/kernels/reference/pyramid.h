@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "hsattn/base/buffer.h"
 #include "hsattn/base/view.h"
 #include "hsattn/plan/plan.h"
 
@@ -15,7 +16,8 @@ struct Matrix {
   std::vector<double> data;
 
   Matrix() = default;
-  Matrix(Index rows, Index columns) : count(rows), dim(columns), data(static_cast<std::size_t>(rows * columns), 0.0) {}
+  Matrix(Index rows, Index columns)
+      : count(rows), dim(columns), data(allocate_vector<double>(rows * columns, "attention: rows in double")) {}
   std::span<double> row(Index i) { return {data.data() + i * dim, static_cast<std::size_t>(dim)}; }
   std::span<const double> row(Index i) const { return {data.data() + i * dim, static_cast<std::size_t>(dim)}; }
 };
