@@ -75,3 +75,7 @@ def test_no_file_names_the_source_or_the_build(prefix):
             text = path.read_bytes()
             assert str(ROOT).encode() not in text, path
             assert str(prefix.parent).encode() not in text, path
+
+
+def test_the_python_package_has_the_same_version():
+    assert f'__version__ = "{VERSION}"' in (ROOT / "python" / "hsattn" / "__init__.py").read_text()
