@@ -3,9 +3,11 @@
 
 #include "hsattn/attention/attention.h"
 #include "hsattn/base/cpu.h"
+#include "hsattn/base/elements.h"
 #include "hsattn/base/error.h"
 #include "hsattn/base/executor.h"
 #include "hsattn/base/types.h"
 #include "hsattn/base/view.h"
 #include "hsattn/plan/options.h"
 #include "hsattn/plan/plan.h"
+#include "hsattn/version.h"

@@ -1,8 +1,9 @@
 # Installs what is missing and nothing else: Debian packages, and a Python environment in .venv. Sourced by ./run.
 
-# What is needed and why: compiler and build (g++ cmake ninja-build), the Python environment (python3-venv) and
+# What is needed and why: compiler and build (g++ cmake ninja-build pkg-config), the Python environment (python3-venv) and
 # torch.compile (python3-dev), C++ tests (libgtest-dev), .gz texts (zlib1g-dev), JSON (nlohmann-json3-dev).
-debian_packages=(g++ cmake ninja-build python3 python3-venv python3-dev libgtest-dev zlib1g-dev nlohmann-json3-dev)
+debian_packages=(g++ cmake ninja-build pkg-config python3 python3-venv python3-dev libgtest-dev zlib1g-dev
+  nlohmann-json3-dev)
 
 missing_packages() {
   local package
