@@ -9,3 +9,4 @@
 #include "hsattn/base/view.h"
 #include "hsattn/plan/options.h"
 #include "hsattn/plan/plan.h"
+#include "hsattn/plan/sequences.h"
