@@ -16,7 +16,8 @@ def packed_sequences(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None) -
     """Sequences, for attention(sequences=), that are packed into batch element 0.
 
     cu_seqlens_q, cu_seqlens_k: int32 or int64 [count + 1] on the CPU, from 0, not decreasing: sequence i has the tokens
-    [cu_seqlens[i], cu_seqlens[i + 1]). The keys' offsets are the queries' if not given. Tokens after the last are padding.
+    [cu_seqlens[i], cu_seqlens[i + 1]). The keys' offsets are the queries' if not given. Tokens after the last one are
+    padding.
     """
     return ops.packed_sequences(cu_seqlens_q, cu_seqlens_k)
 
