@@ -10,4 +10,5 @@
 #include "hsattn/base/view.h"
 #include "hsattn/plan/options.h"
 #include "hsattn/plan/plan.h"
+#include "hsattn/plan/sequences.h"
 #include "hsattn/version.h"

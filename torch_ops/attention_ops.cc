@@ -1,6 +1,7 @@
 #include "hsattn/attention/attention.h"
 #include "torch_ops/executor.h"
 #include "torch_ops/ops.h"
+#include "torch_ops/sequences.h"
 
 namespace hsattn::torch_ops {
 namespace {
@@ -30,20 +31,31 @@ Tensor readable_lse(const Tensor& lse, const Tensor& q) {
 std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, const Tensor& k_given,
                                                      const Tensor& v_given, const std::optional<Tensor>& plan,
                                                      const std::string& pattern, bool causal, const Budgets& budgets,
-                                                     std::optional<double> scale, bool keep_plan) {
+                                                     std::optional<double> scale, bool keep_plan,
+                                                     const std::optional<Tensor>& sequences) {
   constexpr const char* kWho = "attention_forward";
   const PlanOptions options = options_from(pattern, causal, budgets);
   const Tensor q = readable(kWho, "q", q_given);
   const Tensor k = readable(kWho, "k", k_given);
   const Tensor v = readable(kWho, "v", v_given);
   const PlanShape shape = shape_for(options, q, k);
-  const Tensor o = new_like(q);
+  const Tensor o = sequences ? new_token_major(q) : new_like(q);
   const Tensor lse = new_tensor(q, {q.size(0), q.size(1), q.size(2)});
   const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
   const AttentionOutputs out{view(o), lse.mutable_data_ptr()};
   TorchExecutor executor;
 
   const bool keep = keep_plan && shape.slots() > 0;
+  if (sequences) {
+    const SequencePlans each(kWho, *sequences, options, q, k);
+    if (plan) {
+      hsattn::attention_forward(in, each.sequences, each.views(kWho, *plan), out, executor);
+      return {o, lse, keep ? torch::stable::clone(*plan) : no_lists(q)};
+    }
+    const Tensor kept = keep ? each.new_lists(q, shape) : no_lists(q);
+    hsattn::attention_forward(in, each.sequences, options, out, keep ? ids(kept) : nullptr, executor);
+    return {o, lse, kept};
+  }
   if (plan) {
     hsattn::attention_forward(in, plan_view(kWho, shape, *plan), out, executor);
     return {o, lse, keep ? torch::stable::clone(*plan) : no_lists(q)};
@@ -57,7 +69,8 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout_given, 
                                                       const Tensor& k_given, const Tensor& v_given,
                                                       const Tensor& o_given, const Tensor& lse_given,
                                                       const Tensor& kept, const std::string& pattern, bool causal,
-                                                      const Budgets& budgets, std::optional<double> scale) {
+                                                      const Budgets& budgets, std::optional<double> scale,
+                                                      const std::optional<Tensor>& sequences) {
   constexpr const char* kWho = "attention_backward";
   const PlanOptions options = options_from(pattern, causal, budgets);
   const Tensor q = readable(kWho, "q", q_given);
@@ -71,23 +84,36 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout_given, 
 
   Tensor lists = kept;
   if (kept.numel() == 0 && shape.slots() > 0) {
-    lists = new_lists(q, shape);
-    make_plan_into(const_view(q), const_view(k), options, scale, ids(lists), executor);
+    lists = make_plan(q, k, pattern, causal, budgets, scale, sequences);
   }
-  const Tensor dq = new_like(q), dk = new_like(k), dv = new_like(v);
+  const auto new_gradient = sequences ? new_token_major : new_like;
+  const Tensor dq = new_gradient(q), dk = new_gradient(k), dv = new_gradient(v);
   const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
   const AttentionSaved saved{const_view(dout), const_view(o), lse.const_data_ptr()};
-  hsattn::attention_backward(in, plan_view(kWho, shape, lists), saved, {view(dq), view(dk), view(dv)}, executor);
+  const AttentionGradients grads{view(dq), view(dk), view(dv)};
+  if (sequences) {
+    const SequencePlans each(kWho, *sequences, options, q, k);
+    hsattn::attention_backward(in, each.sequences, each.views(kWho, lists), saved, grads, executor);
+  } else {
+    hsattn::attention_backward(in, plan_view(kWho, shape, lists), saved, grads, executor);
+  }
   return {dq, dk, dv};
 }
 
 Tensor make_plan(const Tensor& q_given, const Tensor& k_given, const std::string& pattern, bool causal,
-                 const Budgets& budgets, std::optional<double> scale) {
+                 const Budgets& budgets, std::optional<double> scale, const std::optional<Tensor>& sequences) {
   const PlanOptions options = options_from(pattern, causal, budgets);
   const Tensor q = readable("make_plan", "q", q_given);
   const Tensor k = readable("make_plan", "k", k_given);
-  const Tensor lists = new_lists(q, shape_for(options, q, k));
+  const PlanShape shape = shape_for(options, q, k);
   TorchExecutor executor;
+  if (sequences) {
+    const SequencePlans each("make_plan", *sequences, options, q, k);
+    const Tensor lists = each.new_lists(q, shape);
+    make_plans_into(const_view(q), const_view(k), each.sequences, options, scale, ids(lists), executor);
+    return lists;
+  }
+  const Tensor lists = new_lists(q, shape);
   make_plan_into(const_view(q), const_view(k), options, scale, ids(lists), executor);
   return lists;
 }

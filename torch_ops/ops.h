@@ -12,21 +12,32 @@ namespace hsattn::torch_ops {
 
 /// o [B, H, n, d], lse [B, H, n], kept [B, Hkv, n, slots] (int32; [0] unless keep_plan and slots > 0).
 /// `plan` holds lists to reuse; without it the call plans for itself.
+///
+/// `sequences` [count, 5], int64: batch element, first query, end, first key, end of each sequence that is attended as
+/// if it were alone. With it o and the gradients are laid out [batch, tokens, heads, dim], and `kept` holds the
+/// sequences' lists one after another: [B Hkv n slots], filled up with -1.
 std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                                      const std::optional<Tensor>& plan, const std::string& pattern,
                                                      bool causal, const Budgets& budgets, std::optional<double> scale,
-                                                     bool keep_plan);
+                                                     bool keep_plan, const std::optional<Tensor>& sequences);
 
 /// dq, dk, dv, with the plan held fixed. `kept`: lists of the forward pass, or an empty tensor: they are found again,
 /// bit-equal.
 std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
                                                       const Tensor& v, const Tensor& o, const Tensor& lse,
                                                       const Tensor& kept, const std::string& pattern, bool causal,
-                                                      const Budgets& budgets, std::optional<double> scale);
+                                                      const Budgets& budgets, std::optional<double> scale,
+                                                      const std::optional<Tensor>& sequences);
+
+/// Sequences [count, 5] from offsets, int32 or int64 [count + 1]; the keys' are the queries' if not given.
+Tensor packed_sequences(const Tensor& first_queries, const std::optional<Tensor>& first_keys);
+
+/// Sequences [batch, 5] from a bool mask [batch, keys], true where a token is no padding; one run in each row.
+Tensor padded_sequences(const Tensor& mask, Index queries);
 
 /// Lists [B, Hkv, n, slots], int32: block ids, ascending, then -1.
 Tensor make_plan(const Tensor& q, const Tensor& k, const std::string& pattern, bool causal, const Budgets& budgets,
-                 std::optional<double> scale);
+                 std::optional<double> scale, const std::optional<Tensor>& sequences);
 
 /// Length of each list.
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets);

@@ -5,11 +5,15 @@
 STABLE_TORCH_LIBRARY(hsattn, m) {
   m.def(
       "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? plan, str pattern, bool causal, int[] budgets, "
-      "float? scale, bool keep_plan) -> (Tensor o, Tensor lse, Tensor kept)");
+      "float? scale, bool keep_plan, Tensor? sequences=None) -> (Tensor o, Tensor lse, Tensor kept)");
   m.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor kept, str pattern, "
-      "bool causal, int[] budgets, float? scale) -> (Tensor dq, Tensor dk, Tensor dv)");
-  m.def("make_plan(Tensor q, Tensor k, str pattern, bool causal, int[] budgets, float? scale) -> Tensor");
+      "bool causal, int[] budgets, float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor dk, Tensor dv)");
+  m.def(
+      "make_plan(Tensor q, Tensor k, str pattern, bool causal, int[] budgets, float? scale, "
+      "Tensor? sequences=None) -> Tensor");
+  m.def("packed_sequences(Tensor first_queries, Tensor? first_keys) -> Tensor");
+  m.def("padded_sequences(Tensor mask, int queries) -> Tensor");
   m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
   m.def(
       "plan_map(Tensor plan, str pattern, bool causal, int[] budgets, int[] sizes, int batch, int kv_head, int first, "
@@ -22,6 +26,8 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("attention_forward", TORCH_BOX(&hsattn::torch_ops::attention_forward));
   m.impl("attention_backward", TORCH_BOX(&hsattn::torch_ops::attention_backward));
   m.impl("make_plan", TORCH_BOX(&hsattn::torch_ops::make_plan));
+  m.impl("packed_sequences", TORCH_BOX(&hsattn::torch_ops::packed_sequences));
+  m.impl("padded_sequences", TORCH_BOX(&hsattn::torch_ops::padded_sequences));
   m.impl("plan_map", TORCH_BOX(&hsattn::torch_ops::plan_map));
   m.impl("describe_plan", TORCH_BOX(&hsattn::torch_ops::describe_plan));
   m.impl("check_plan", TORCH_BOX(&hsattn::torch_ops::check_plan_lists));

@@ -59,6 +59,11 @@ inline Tensor new_tensor(const Tensor& like, const std::vector<Index>& shape, st
 
 inline Tensor new_like(const Tensor& t) { return new_tensor(t, {t.size(0), t.size(1), t.size(2), t.size(3)}); }
 
+/// The same shape, laid out [batch, tokens, heads, dim]: a view of packed tokens is contiguous then.
+inline Tensor new_token_major(const Tensor& t) {
+  return torch::stable::transpose(new_tensor(t, {t.size(0), t.size(2), t.size(1), t.size(3)}), 1, 2);
+}
+
 inline std::int32_t* ids(const Tensor& lists) { return static_cast<std::int32_t*>(lists.mutable_data_ptr()); }
 inline const std::int32_t* const_ids(const Tensor& lists) {
   return static_cast<const std::int32_t*>(lists.const_data_ptr());

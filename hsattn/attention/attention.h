@@ -2,10 +2,12 @@
 #pragma once
 
 #include <optional>
+#include <span>
 
 #include "hsattn/base/executor.h"
 #include "hsattn/base/view.h"
 #include "hsattn/plan/plan.h"
+#include "hsattn/plan/sequences.h"
 
 namespace hsattn {
 
@@ -65,6 +67,28 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
 /// Gradients of attention with the plan held fixed; selection carries no gradient.
 void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
                         const AttentionGradients& grads, Executor& executor = serial_executor());
+
+/// The same for several sequences that share tensors: each is attended as if it were alone, with the same bits. The
+/// tensors have the shapes above; `sequences` says which tokens belong together. No query may be in two sequences. Rows
+/// of o that are in none become 0, of lse -inf, and whatever their q, k and v hold is not read. With `keep` the lists
+/// are stored one after another; it has room for list_elements(plan_shapes(...)).
+void attention_forward(const AttentionInputs& in, std::span<const Sequence> sequences, const PlanOptions& options,
+                       const AttentionOutputs& out, std::int32_t* keep = nullptr,
+                       Executor& executor = serial_executor());
+
+/// With a plan for each sequence.
+void attention_forward(const AttentionInputs& in, std::span<const Sequence> sequences, std::span<const PlanView> plans,
+                       const AttentionOutputs& out, Executor& executor = serial_executor());
+
+/// The gradients of tokens in no sequence become 0. No key may be in two sequences either.
+void attention_backward(const AttentionInputs& in, std::span<const Sequence> sequences, std::span<const PlanView> plans,
+                        const AttentionSaved& saved, const AttentionGradients& grads,
+                        Executor& executor = serial_executor());
+
+/// The lists that forward would keep.
+void make_plans_into(const ConstView& q, const ConstView& k, std::span<const Sequence> sequences,
+                     const PlanOptions& options, std::optional<double> scale, std::int32_t* blocks,
+                     Executor& executor = serial_executor());
 
 /// The name of the kernel that a call would run: "avx512_bf16", "avx512", "avx2", "portable_bf16", "portable" or
 /// "reference".

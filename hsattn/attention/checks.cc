@@ -154,6 +154,10 @@ void check_gradients(const char* who, const AttentionInputs& in, const Attention
   check_apart(who, bk, {bv});
 }
 
+void check_memory_for_lists(const char* who, const std::int32_t* blocks, Index elements) {
+  check(blocks != nullptr || elements == 0, who, ": blocks has no memory; the plan needs ", elements, " ids");
+}
+
 double scale_or_default(std::optional<double> scale, Index dim) {
   return scale.value_or(1.0 / std::sqrt(static_cast<double>(dim)));
 }

@@ -21,6 +21,9 @@ void check_outputs(const char* who, const AttentionInputs& in, const AttentionOu
 void check_gradients(const char* who, const AttentionInputs& in, const AttentionSaved& saved,
                      const AttentionGradients& grads);
 
+/// There is memory for lists of `elements` ids.
+void check_memory_for_lists(const char* who, const std::int32_t* blocks, Index elements);
+
 /// The scale that a call uses: the given one, or 1/sqrt(dim).
 double scale_or_default(std::optional<double> scale, Index dim);
 

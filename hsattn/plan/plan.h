@@ -37,6 +37,8 @@ struct PlanShape {
 
   /// Length of each list: sinks + kept, or 0 if the pattern selects nothing.
   Index slots() const { return kept == 0 ? 0 : sinks + kept; }
+  /// Ids in the lists of all positions.
+  Index list_elements() const { return batch * kv_heads * queries * slots(); }
   Index position(Index query) const { return query + keys - queries; }
   Index blocks() const { return (keys + block - 1) / block; }
 

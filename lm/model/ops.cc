@@ -23,26 +23,27 @@ std::vector<int64_t> budgets_of(const HsaOptions& o) {
 
 Three op_forward(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, bool keep_plan) {
   using Signature = Three(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::string_view,
-                          bool, at::IntArrayRef, std::optional<double>, bool);
+                          bool, at::IntArrayRef, std::optional<double>, bool, const std::optional<Tensor>&);
   static const auto op = find_op<Signature>("hsattn::attention_forward");
   return op.call(q, k, v, std::nullopt, name_of(options.pattern), options.causal, budgets_of(options.hsa), std::nullopt,
-                 keep_plan);
+                 keep_plan, std::nullopt);
 }
 
 Three op_backward(const PlanOptions& options, const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
                   const Tensor& o, const Tensor& lse, const Tensor& kept) {
-  using Signature = Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                          const Tensor&, c10::string_view, bool, at::IntArrayRef, std::optional<double>);
+  using Signature =
+      Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+            c10::string_view, bool, at::IntArrayRef, std::optional<double>, const std::optional<Tensor>&);
   static const auto op = find_op<Signature>("hsattn::attention_backward");
   return op.call(dout, q, k, v, o, lse, kept, name_of(options.pattern), options.causal, budgets_of(options.hsa),
-                 std::nullopt);
+                 std::nullopt, std::nullopt);
 }
 
 Tensor plan_of(const PlanOptions& options, const Tensor& q, const Tensor& k) {
-  using Signature =
-      Tensor(const Tensor&, const Tensor&, c10::string_view, bool, at::IntArrayRef, std::optional<double>);
+  using Signature = Tensor(const Tensor&, const Tensor&, c10::string_view, bool, at::IntArrayRef, std::optional<double>,
+                           const std::optional<Tensor>&);
   static const auto op = find_op<Signature>("hsattn::make_plan");
-  return op.call(q, k, name_of(options.pattern), options.causal, budgets_of(options.hsa), std::nullopt);
+  return op.call(q, k, name_of(options.pattern), options.causal, budgets_of(options.hsa), std::nullopt, std::nullopt);
 }
 
 }  // namespace hsattn::lm

@@ -10,6 +10,17 @@ Example:
 from hsattn._attention import Attention, attention, make_plan
 from hsattn._options import Budgets
 from hsattn._plan import Plan
+from hsattn._sequences import attention_packed, packed_sequences, padded_sequences, restarting_sequences
 
-__all__ = ["Attention", "Budgets", "Plan", "attention", "make_plan"]
+__all__ = [
+    "Attention",
+    "Budgets",
+    "Plan",
+    "attention",
+    "attention_packed",
+    "make_plan",
+    "packed_sequences",
+    "padded_sequences",
+    "restarting_sequences",
+]
 __version__ = "0.1.0"

@@ -35,6 +35,7 @@ def attention(
     pooling: str = "mean",
     scale: float | None = None,
     plan: Plan | None = None,
+    sequences: Tensor | None = None,
     return_lse: bool = False,
     **unsupported: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -59,6 +60,9 @@ def attention(
         pooling: "mean".
         scale: multiplies q.k; None: 1/sqrt(dim).
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
+        sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
+            each is attended as if it were alone; o is 0 and gradients are 0 where a token is in none. Rows: batch
+            element, first query, end, first key, end.
         return_lse: also return the log of each softmax denominator.
 
     Returns:
@@ -85,13 +89,15 @@ def attention(
         pooling=pooling,
     )
     lists = None
+    if plan is not None and sequences is not None:
+        raise ValueError("hsattn.attention: plan and sequences were given; a plan is for tensors that are one sequence")
     if plan is not None:
         pattern, causal, budgets = _options_of(plan, q, k, pattern, causal, budgets)
         lists = plan.kept
     given_type = q.dtype
     q, k, v = (_computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
     keep_plan = plan is None and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    o, lse, _ = ops.attention_forward(q, k, v, lists, pattern, causal, list(budgets), scale, keep_plan)
+    o, lse, _ = ops.attention_forward(q, k, v, lists, pattern, causal, list(budgets), scale, keep_plan, sequences)
     o = o.to(given_type)
     return (o, lse) if return_lse else o
 

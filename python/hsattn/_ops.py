@@ -27,22 +27,43 @@ torch.ops.load_library(str(_library()))
 ops = torch.ops.hsattn
 
 
+def _shape_of_lists(q, k, pattern, budgets, sequences):
+    shape = (q.shape[0], k.shape[1], q.shape[2], Budgets(*budgets).slots(pattern))
+    return shape if sequences is None else (math.prod(shape),)
+
+
+def _new_like(t, sequences):
+    batch, heads, tokens, dim = t.shape
+    return t.new_empty(t.shape) if sequences is None else t.new_empty(batch, tokens, heads, dim).transpose(1, 2)
+
+
 @torch.library.register_fake("hsattn::attention_forward")
-def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan):
-    slots = Budgets(*budgets).slots(pattern)
-    lists = (q.shape[0], k.shape[1], q.shape[2], slots) if keep_plan and slots > 0 else (0,)
-    return q.new_empty(q.shape), q.new_empty(q.shape[:3]), q.new_empty(lists, dtype=torch.int32)
+def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None):
+    keep = keep_plan and Budgets(*budgets).slots(pattern) > 0
+    lists = _shape_of_lists(q, k, pattern, budgets, sequences) if keep else (0,)
+    if keep and plan is not None and sequences is not None:
+        lists = plan.shape
+    return _new_like(q, sequences), q.new_empty(q.shape[:3]), q.new_empty(lists, dtype=torch.int32)
 
 
 @torch.library.register_fake("hsattn::attention_backward")
-def _(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale):
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+def _(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale, sequences=None):
+    return _new_like(q, sequences), _new_like(k, sequences), _new_like(v, sequences)
 
 
 @torch.library.register_fake("hsattn::make_plan")
-def _(q, k, pattern, causal, budgets, scale):
-    lists = (q.shape[0], k.shape[1], q.shape[2], Budgets(*budgets).slots(pattern))
-    return q.new_empty(lists, dtype=torch.int32)
+def _(q, k, pattern, causal, budgets, scale, sequences=None):
+    return q.new_empty(_shape_of_lists(q, k, pattern, budgets, sequences), dtype=torch.int32)
+
+
+@torch.library.register_fake("hsattn::packed_sequences")
+def _(first_queries, first_keys):
+    return first_queries.new_empty((first_queries.shape[0] - 1, 5), dtype=torch.int64)
+
+
+@torch.library.register_fake("hsattn::padded_sequences")
+def _(mask, queries):
+    return mask.new_empty((mask.shape[0], 5), dtype=torch.int64)
 
 
 @torch.library.register_fake("hsattn::plan_map")
@@ -51,17 +72,17 @@ def _(plan, pattern, causal, budgets, sizes, batch, kv_head, first, count):
 
 
 def _save(ctx, inputs, output):
-    q, k, v, plan, pattern, causal, budgets, scale, _ = inputs
+    q, k, v, plan, pattern, causal, budgets, scale, _, sequences = inputs
     o, lse, kept = output
     ctx.options = (pattern, causal, budgets, scale)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(kept)
-    ctx.save_for_backward(q, k, v, o, lse, kept if plan is None else plan)
+    ctx.save_for_backward(q, k, v, o, lse, kept if plan is None else plan, sequences)
 
 
 def _backward(ctx, dout, dlse, _):
-    q, k, v, o, lse, kept = ctx.saved_tensors
-    options = ctx.options
+    q, k, v, o, lse, kept, sequences = ctx.saved_tensors
+    options = (*ctx.options, sequences)
     dq = dk = dv = None
     if dout is not None:
         dq, dk, dv = ops.attention_backward(dout, q, k, v, o, lse, kept, *options)
@@ -69,10 +90,10 @@ def _backward(ctx, dout, dlse, _):
         dq_lse, dk_lse = _backward_of_lse(dlse, q, k, lse, kept, *options)
         dq = dq_lse if dq is None else dq + dq_lse
         dk = dk_lse if dk is None else dk + dk_lse
-    return dq, dk, dv, *(None,) * 6
+    return dq, dk, dv, *(None,) * 7
 
 
-def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale):
+def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, sequences):
     """dq and dk of a loss that uses lse, by the same two ops with the keys in the place of the values.
 
     With P the attention weights, dq = scale dlse (P k), which is an output, and dk = scale P^T (dlse q), which is the
@@ -80,10 +101,11 @@ def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale):
     """
     scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
     if kept.numel() == 0 and Budgets(*budgets).slots(pattern) > 0:
-        kept = ops.make_plan(q, k, pattern, causal, budgets, scale)
+        kept = ops.make_plan(q, k, pattern, causal, budgets, scale, sequences)
     weight = scale * dlse.masked_fill(lse == -math.inf, 0.0).unsqueeze(-1)  # a row that sees nothing: lse is constant
-    mean_key, _, _ = ops.attention_forward(q, k, k, kept, pattern, causal, budgets, scale, False)
-    _, _, dk = ops.attention_backward(weight * q, q, k, k, mean_key, lse, kept, pattern, causal, budgets, scale)
+    mean_key, _, _ = ops.attention_forward(q, k, k, kept, pattern, causal, budgets, scale, False, sequences)
+    rules = (pattern, causal, budgets, scale, sequences)
+    _, _, dk = ops.attention_backward(weight * q, q, k, k, mean_key, lse, kept, *rules)
     return weight * mean_key, dk
 
 

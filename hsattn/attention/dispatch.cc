@@ -1,0 +1,78 @@
+#include "hsattn/attention/dispatch.h"
+
+#include <new>
+
+#include "hsattn/attention/checks.h"
+#include "hsattn/base/buffer.h"
+#include "hsattn/base/cpu.h"
+#include "hsattn/base/error.h"
+#include "hsattn/kernels/cpu/driver.h"
+#include "hsattn/kernels/reference/reference.h"
+
+namespace hsattn::dispatch {
+namespace {
+
+// The vector kernels take all types but float64, the reference everything.
+bool vector_kernels_accept(const ConstView& q) { return q.dtype != DType::kFloat64; }
+
+// Large memory is asked for, and refused, by its size. What grows step by step, lists of a tile, ends here.
+template <class Body>
+void with_errors_of(const char* who, const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory(concat(who, ": no memory for lists that had to grow"));
+  }
+}
+
+}  // namespace
+
+const char* kernel_name(DType type) {
+  if (type == DType::kFloat64) return "reference";
+  const Isa isa = selected_isa();
+  if (type == DType::kBFloat16) return name_of(isa);  // the only type that products of bfloat16 are for
+  return name_of(isa == Isa::kAvx512BFloat16 ? Isa::kAvx512 : isa == Isa::kPortableBFloat16 ? Isa::kPortable : isa);
+}
+
+void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
+            std::int32_t* blocks, Executor& executor) {
+  if (shape.list_elements() == 0) return;
+  const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
+  with_errors_of("make_plan", [&] { select(q, k, shape, options, scale, blocks, executor); });
+}
+
+void forward(const AttentionInputs& in, const PlanView& plan, const AttentionOutputs& out, Executor& executor) {
+  if (in.q.elements() == 0) return;
+  const double scale = scale_or_default(in.scale, in.q.dim);
+  const auto forward = vector_kernels_accept(in.q)
+                           ? static_cast<decltype(&reference::forward)>(cpu::forward)  // of two overloads
+                           : reference::forward;
+  with_errors_of("attention_forward", [&] { forward(in, scale, plan, out, executor); });
+}
+
+void forward(const AttentionInputs& in, const PlanShape& shape, const PlanOptions& options, const AttentionOutputs& out,
+             std::int32_t* keep, Executor& executor) {
+  if (in.q.elements() == 0) return;
+  const double scale = scale_or_default(in.scale, in.q.dim);
+  if (vector_kernels_accept(in.q)) {
+    with_errors_of("attention_forward", [&] { cpu::forward(in, scale, shape, options, out, keep, executor); });
+    return;
+  }
+  std::vector<std::int32_t> own;
+  if (keep == nullptr) {
+    own = allocate_vector<std::int32_t>(shape.list_elements(), "attention_forward: lists");
+    keep = own.data();
+  }
+  select(in.q, in.k, shape, options, scale, keep, executor);
+  forward(in, PlanView{shape, keep}, out, executor);
+}
+
+void backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
+              const AttentionGradients& grads, Executor& executor) {
+  if (in.q.elements() == 0 && in.k.elements() == 0) return;
+  const auto backward = vector_kernels_accept(in.q) ? cpu::backward : reference::backward;
+  with_errors_of("attention_backward",
+                 [&] { backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor); });
+}
+
+}  // namespace hsattn::dispatch
