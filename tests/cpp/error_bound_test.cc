@@ -143,6 +143,19 @@ TEST(ErrorBound, HoldsOnNamedCases) {
   }
 }
 
+// Not causal, a block may be listed by one position of a quad and lie in the near run of the next: it is one key, and
+// must get one gradient, also where it is the last of a panel of 8 blocks.
+TEST(ErrorBound, HoldsWhereAListMeetsTheNearRunOfANeighbour) {
+  for (const Index group : {1, 3}) {
+    for (Index top_k = 16; top_k <= 80; top_k += 8) {
+      Problem p{.name = "neighbours", .heads = group, .queries = 150, .keys = 150, .dim = 8};
+      p.options = {Pattern::kHsa, false, {}};
+      p.options.hsa = {.window = 14, .top_k = top_k, .candidates = 0, .block = 8, .sinks = 8, .dense_until = 0};
+      expect_as_exact_as_plain(p, 1);
+    }
+  }
+}
+
 TEST(ErrorBound, HsaIsFullWhereTopKCoversThePast) {
   for (const bool causal : {true, false}) {
     for (const bool far_field : {true, false}) {
