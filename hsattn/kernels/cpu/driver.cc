@@ -20,6 +20,8 @@ SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
   b.rescore = b.candidates > b.kept;
   b.beam = o.beam > 0 ? o.beam : b.candidates;
   b.top_nodes = o.top_nodes;
+  b.mass = o.mass;
+  b.least = o.mass > 0 ? std::min(b.kept, ceil_div(o.min_top_k, shape.block)) : b.kept;
   if (o.levels > 0) b.start_level = o.levels - log2_exact(shape.block);
   return b;
 }
@@ -96,6 +98,7 @@ class Waves {
 PackRequest request_for(const PlanShape& shape, bool search, bool rescore) {
   PackRequest request;
   request.block = shape.block;
+  request.pooling = shape.pooling;
   request.search = search && shape.slots() > 0;
   request.rescore = request.search && rescore;
   request.far_field = shape.far_field;
@@ -240,6 +243,18 @@ void write_token_gradients(const float* sums, Index padded_dim, const Rows<float
     for (Index d = 0; d < to.dim; ++d) to.row(t)[d] = sums[t * padded_dim + d] + 0.0F;
 }
 
+void spread_node_gradients(const PackedHead& packed, const PlanShape& shape, GradientSums& sum) {
+  const PackedPyramid& p = packed.pyramid;
+  if (shape.pooling == Pooling::kMax) {
+    const PooledRows keys{p.keys.get(), packed.key_rows.get()}, values{p.values.get(), packed.values.get()};
+    spread_max_gradients(packed, shape.block, keys, sum.dk_nodes.get(), sum.dk.get());
+    spread_max_gradients(packed, shape.block, values, sum.dv_nodes.get(), sum.dv.get());
+  } else {
+    spread_mean_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
+    spread_mean_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());
+  }
+}
+
 // Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
 void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count,
                  const Rows<float>& dk, const Rows<float>& dv) {
@@ -250,10 +265,7 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
     add_into(sum.dk_nodes.get(), ranges[r].dk_nodes.get(), sum.nodes);
     add_into(sum.dv_nodes.get(), ranges[r].dv_nodes.get(), sum.nodes);
   }
-  if (shape.far_field) {
-    spread_node_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
-    spread_node_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());
-  }
+  if (shape.far_field) spread_node_gradients(packed, shape, sum);
   write_token_gradients(sum.dk.get(), packed.padded_dim, dk);
   write_token_gradients(sum.dv.get(), packed.padded_dim, dv);
 }

@@ -131,8 +131,8 @@ void build_pyramid(const Rows<const float>& k, const Rows<const float>& v, const
   PackedPyramid& p = head.pyramid;
   if (p.levels == 0) return;
   const Index pd = head.padded_dim;
-  pool_means(k, request.block, pd, p.keys.get());
-  if (request.far_field) pool_means(v, request.block, pd, p.values.get());
+  pool(request.pooling, k, request.block, pd, p.keys.get());
+  if (request.far_field) pool(request.pooling, v, request.block, pd, p.values.get());
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
     const Index nodes = p.first[level + 1] - p.first[level];

@@ -13,6 +13,7 @@ struct PackRequest {
   bool rescore = false;    // keys rounded to bytes
   bool far_field = false;  // key and value pyramid rows
   Index block = 8;
+  Pooling pooling = Pooling::kMean;
 };
 
 // Memory for one head; reused for one head after another.
