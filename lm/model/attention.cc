@@ -86,6 +86,8 @@ struct OurAttention : Function<OurAttention> {
     HsaOptions o;
     o.window = b[0], o.top_k = b[1], o.candidates = b[2], o.block = b[3], o.sinks = b[4];
     o.top_nodes = b[5], o.beam = b[6], o.dense_until = b[7], o.far_field = b[8] != 0, o.levels = b[9];
+    o.pooling = b[10] != 0 ? Pooling::kMax : Pooling::kMean;
+    o.mass = static_cast<double>(b[11]) / 1e6, o.min_top_k = b[12];
     return o;
   }
 };

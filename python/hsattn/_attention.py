@@ -33,6 +33,8 @@ def attention(
     far_field: bool = False,
     levels: int | str = "auto",
     pooling: str = "mean",
+    mass: float = 0.0,
+    min_top_k: int = 64,
     scale: float | None = None,
     plan: Plan | None = None,
     return_lse: bool = False,
@@ -47,7 +49,7 @@ def attention(
         pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks).
         causal: a position sees no later token; the mask is aligned at the bottom right.
         window: near tokens before each position, always attended (not causal: on both sides).
-        top_k: selected tokens that are attended.
+        top_k: selected tokens that are attended; with mass, at most.
         candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring.
         block: tokens per block, a power of two up to 64.
         sinks: first tokens, always attended, besides top_k.
@@ -56,7 +58,10 @@ def attention(
         dense_until: a position whose past is at most this many tokens attends all of it.
         far_field: attend pooled nodes for all that was not kept; for models trained with it.
         levels: "auto", or 1 to 6: the search starts at nodes of 2**levels tokens.
-        pooling: "mean".
+        pooling: "mean" or "max", of the keys and values of a node, element by element.
+        mass: 0: top_k tokens; else the share of the attention that is enough, up to 1: fewer tokens are attended where
+            fewer are estimated to hold it, and at most top_k. In steps of a millionth.
+        min_top_k: with mass, selected tokens that are attended in any case.
         scale: multiplies q.k; None: 1/sqrt(dim).
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         return_lse: also return the log of each softmax denominator.
@@ -83,6 +88,8 @@ def attention(
         far_field=far_field,
         levels=levels,
         pooling=pooling,
+        mass=mass,
+        min_top_k=min_top_k,
     )
     lists = None
     if plan is not None:
@@ -113,6 +120,8 @@ def make_plan(
     far_field: bool = False,
     levels: int | str = "auto",
     pooling: str = "mean",
+    mass: float = 0.0,
+    min_top_k: int = 64,
     scale: float | None = None,
 ) -> Plan:
     """Chooses what every position attends: the plan that attention() with the same arguments follows.
@@ -133,6 +142,8 @@ def make_plan(
         far_field=far_field,
         levels=levels,
         pooling=pooling,
+        mass=mass,
+        min_top_k=min_top_k,
     )
     q, k = (_computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
     lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale)

@@ -41,10 +41,11 @@ def test_hsa_is_full_while_the_past_is_short():
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("far_field", [True, False])
 @pytest.mark.parametrize(("queries", "keys"), [(99, 99), (20, 150), (60, 45)])
-def test_equals_plain_attention_over_the_plan(pattern, causal, far_field, queries, keys):
+@pytest.mark.parametrize("more", [{}, {"pooling": "max", "mass": 0.6, "min_top_k": 4}])
+def test_equals_plain_attention_over_the_plan(pattern, causal, far_field, queries, keys, more):
     q, k, v = problem(queries, keys, heads=2, kv_heads=1)
     options = {**SMALL, "top_k": 16, "candidates": 32, "block": 4, "pattern": pattern, "causal": causal}
-    options["far_field"] = far_field
+    options |= {"far_field": far_field, **more}
     plan = hsattn.make_plan(q, k, **options)
     o, lse = hsattn.attention(q, k, v, return_lse=True, **options)
     right_o, right_lse = by_plan(q, k, v, plan)
