@@ -20,9 +20,9 @@ Tensor no_lists(const Tensor& like) { return new_tensor(like, {0}, ScalarType::I
 Tensor readable_lse(const Tensor& lse, const Tensor& q) {
   check_on_cpu("attention_backward", "lse", lse);
   const bool fits = lse.dim() == 3 && lse.size(0) == q.size(0) && lse.size(1) == q.size(1) && lse.size(2) == q.size(2);
-  check(fits && lse.scalar_type() == q.scalar_type(), "attention_backward: lse has shape ", shape_of(lse), " and type ",
-        torch::headeronly::toString(lse.scalar_type()), ", q has ", shape_of(q), " and ",
-        torch::headeronly::toString(q.scalar_type()), "; lse must be [batch, heads, queries] and of q's type");
+  check(fits && lse.scalar_type() == lse_type_of(q), "attention_backward: lse has shape ", shape_of(lse), " and type ",
+        torch::headeronly::toString(lse.scalar_type()), ", q has ", shape_of(q),
+        "; lse must be [batch, heads, queries] and ", torch::headeronly::toString(lse_type_of(q)));
   return torch::stable::contiguous(lse);
 }
 
@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, cons
   const Tensor v = readable(kWho, "v", v_given);
   const PlanShape shape = shape_for(options, q, k);
   const Tensor o = sequences ? new_token_major(q) : new_like(q);
-  const Tensor lse = new_tensor(q, {q.size(0), q.size(1), q.size(2)});
+  const Tensor lse = new_tensor(q, {q.size(0), q.size(1), q.size(2)}, lse_type_of(q));
   const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
   const AttentionOutputs out{view(o), lse.mutable_data_ptr()};
   TorchExecutor executor;

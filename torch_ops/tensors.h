@@ -25,12 +25,19 @@ inline DType dtype_of(const char* who, const char* name, const Tensor& t) {
   const ScalarType type = t.scalar_type();
   if (type == ScalarType::Float) return DType::kFloat32;
   if (type == ScalarType::Double) return DType::kFloat64;
+  if (type == ScalarType::BFloat16) return DType::kBFloat16;
+  if (type == ScalarType::Half) return DType::kFloat16;
   throw Unsupported(concat(who, ": ", name, " has type ", torch::headeronly::toString(type),
-                           "; Float (float32) and Double (float64) are supported"));
+                           "; Float (float32), BFloat16, Half (float16) and Double (float64) are supported"));
 }
 
 inline void check_on_cpu(const char* who, const char* name, const Tensor& t) {
   if (!t.is_cpu()) throw Unsupported(concat(who, ": ", name, " is not on the CPU; only CPU tensors are supported"));
+}
+
+/// The type of lse beside tensors like `t`.
+inline ScalarType lse_type_of(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 /// `t` itself if it is a [batch, heads, tokens, dim] tensor whose tokens' elements are adjacent, else a contiguous
@@ -44,8 +51,8 @@ inline Tensor readable(const char* who, const char* name, const Tensor& t) {
 
 template <class Pointer>
 BasicView<Pointer> view_with(Pointer data, const Tensor& t) {
-  const DType type = t.scalar_type() == ScalarType::Float ? DType::kFloat32 : DType::kFloat64;
-  return {data, type, t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2)};
+  return {data,       dtype_of("tensor", "it", t), t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1),
+          t.stride(2)};
 }
 
 /// Views of tensors that came from readable() or new_tensor().

@@ -23,6 +23,20 @@ void parent_mean(const float* left, const float* right, Index left_tokens, Index
   for (Index d = 0; d < stride; ++d) out[d] = a * left[d] + b * right[d];
 }
 
+// The larger one; NaN if one is.
+float larger(float a, float b) { return b > a || b != b ? b : a; }
+
+void block_max(const Rows<const float>& x, Index begin, Index end, Index stride, float* out) {
+  std::fill_n(out, stride, 0.0F);
+  std::copy_n(x.row(begin), x.dim, out);
+  for (Index t = begin + 1; t < end; ++t)
+    for (Index d = 0; d < x.dim; ++d) out[d] = larger(out[d], x.row(t)[d]);
+}
+
+void parent_max(const float* left, const float* right, Index stride, float* out) {
+  for (Index d = 0; d < stride; ++d) out[d] = larger(left[d], right[d]);
+}
+
 }  // namespace
 
 int pyramid_levels(Index blocks) {
@@ -31,10 +45,13 @@ int pyramid_levels(Index blocks) {
   return levels;
 }
 
-void pool_means(const Rows<const float>& x, Index block, Index stride, float* out) {
+void pool(Pooling pooling, const Rows<const float>& x, Index block, Index stride, float* out) {
+  const bool max = pooling == Pooling::kMax;
   Index below = ceil_div(x.count, block);
-  for (Index b = 0; b < below; ++b)
-    block_mean(x, b * block, std::min(x.count, (b + 1) * block), stride, out + b * stride);
+  for (Index b = 0; b < below; ++b) {
+    const auto pool_block = max ? block_max : block_mean;
+    pool_block(x, b * block, std::min(x.count, (b + 1) * block), stride, out + b * stride);
+  }
   const float* children = out;
   float* parents = out + below * stride;
   for (Index size = block; below > 1; size *= 2) {
@@ -42,7 +59,9 @@ void pool_means(const Rows<const float>& x, Index block, Index stride, float* ou
     for (Index i = 0; i < nodes; ++i, parents += stride) {
       const float* left = children + 2 * i * stride;
       const Index right_begin = (2 * i + 1) * size;
-      if (right_begin < x.count) {
+      if (right_begin < x.count && max) {
+        parent_max(left, left + stride, stride, parents);
+      } else if (right_begin < x.count) {
         parent_mean(left, left + stride, size, std::min(size, x.count - right_begin), stride, parents);
       } else {
         std::copy_n(left, stride, parents);

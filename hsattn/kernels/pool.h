@@ -3,14 +3,16 @@
 #pragma once
 
 #include "hsattn/base/view.h"
+#include "hsattn/plan/options.h"
 
 namespace hsattn {
 
 /// Levels of the binary tree over `blocks` blocks: the last has one node.
 int pyramid_levels(Index blocks);
 
-/// Means of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes weighted by the tokens behind
-/// them, level after level: `out` is [nodes of all levels, stride] with zeros behind dim.
-void pool_means(const Rows<const float>& x, Index block, Index stride, float* out);
+/// Means or maxima of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes (means weighted by
+/// the tokens behind them), level after level: `out` is [nodes of all levels, stride] with zeros behind dim. A NaN in a
+/// row is one in every node above it.
+void pool(Pooling pooling, const Rows<const float>& x, Index block, Index stride, float* out);
 
 }  // namespace hsattn

@@ -13,8 +13,8 @@ namespace hsattn {
 ///   kHsa    near window, sinks, and blocks found by hierarchical search (docs/design.md, "Selection")
 enum class Pattern { kFull, kLocal, kHsa };
 
-/// How keys and values are pooled into the pyramid. Mean is the only one so far.
-enum class Pooling { kMean };
+/// How keys and values are pooled into the pyramid, element by element: the mean or the largest of a node's tokens.
+enum class Pooling { kMean, kMax };
 
 /// Budgets of hierarchical sparse attention, in tokens unless said otherwise.
 struct HsaOptions {
@@ -29,6 +29,8 @@ struct HsaOptions {
   bool far_field = false;    ///< attend pooled nodes for all that was not kept
   Index levels = 0;          ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
   Pooling pooling = Pooling::kMean;
+  double mass = 0;       ///< 0: top_k tokens; else the share of the attention that is enough, from above 0 to 1
+  Index min_top_k = 64;  ///< with `mass`: selected tokens that are attended in any case
 
   /// The defaults: work on any model without training.
   static HsaOptions any_model() { return {}; }
@@ -49,9 +51,13 @@ struct PlanOptions {
 };
 
 const char* name_of(Pattern pattern);
+const char* name_of(Pooling pooling);
 
 /// "full", "local" or "hsa". Throws InvalidArgument that lists the names.
 Pattern pattern_from_name(const std::string& name);
+
+/// "mean" or "max". Throws InvalidArgument that lists the names.
+Pooling pooling_from_name(const std::string& name);
 
 /// Throws InvalidArgument, naming the option, its value and what is right.
 void check_options(const PlanOptions& options);

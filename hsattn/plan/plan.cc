@@ -62,6 +62,21 @@ std::span<const std::int32_t> without_padding(const std::int32_t* list, Index sl
   return {list, static_cast<std::size_t>(count)};
 }
 
+struct Average {
+  Index sum = 0, count = 0, most = 0;
+
+  void add(Index value) {
+    sum += value;
+    ++count;
+    most = std::max(most, value);
+  }
+};
+
+std::ostream& operator<<(std::ostream& out, const Average& a) {
+  const double average = a.count == 0 ? 0.0 : static_cast<double>(a.sum) / static_cast<double>(a.count);
+  return out << average << " on average, " << a.most << " at most";
+}
+
 void check_list(const PlanShape& s, Index query, const std::int32_t* list) {
   const Range left = s.left(s.position(query));
   const Range right = s.right(s.position(query));
@@ -142,6 +157,7 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
   s.dense_until = std::max(o.dense_until, s.slots() * s.block);
   s.far_field = o.far_field;
   s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;
+  s.pooling = o.pooling;
   return s;
 }
 
@@ -157,22 +173,23 @@ void check_plan(const PlanView& plan) {
 
 std::string describe(const PlanView& plan) {
   const PlanShape& s = plan.shape;
-  Index sum = 0, most = 0, lists = s.batch * s.kv_heads * s.queries;
+  const Index lists = s.batch * s.kv_heads * s.queries;
+  Average attended, listed;
   for (Index i = 0; i < lists; ++i) {
     const Index query = i % std::max<Index>(s.queries, 1);
     const auto list = plan.list(i / (s.kv_heads * s.queries), i / s.queries % s.kv_heads, query);
-    Index tokens = s.near(s.position(query)).size();
+    Index tokens = 0;
     for (const Index block : list) tokens += std::min(s.keys, (block + 1) * s.block) - block * s.block;
-    sum += tokens;
-    most = std::max(most, tokens);
+    if (!list.empty()) listed.add(tokens);
+    attended.add(tokens + s.near(s.position(query)).size());
   }
   std::ostringstream text;
   text << "plan: batch " << s.batch << ", kv_heads " << s.kv_heads << ", queries " << s.queries << ", keys " << s.keys
        << (s.causal ? ", causal" : ", bidirectional") << "\n  block " << s.block << ", window " << s.window
        << ", sinks " << s.sinks * s.block << ", kept " << s.kept * s.block << ", dense until " << s.dense_until
-       << ", far field " << (s.far_field ? "on" : "off")
-       << "\n  attended tokens: " << (lists == 0 ? 0.0 : static_cast<double>(sum) / static_cast<double>(lists))
-       << " on average, " << most << " at most\n";
+       << ", far field " << (s.far_field ? "on" : "off") << ", pooling " << name_of(s.pooling)
+       << "\n  attended tokens: " << attended << "\n";
+  if (s.slots() > 0) text << "  listed tokens of positions that have a list: " << listed << "\n";
   return text.str();
 }
 

@@ -31,9 +31,10 @@ struct PlanShape {
   Index window = 0;       ///< near tokens; at least `keys` for full attention
   Index dense_until = 0;  ///< past tokens up to which a position attends everything; 0 if nothing is selected
   Index sinks = 0;        ///< first blocks that are always attended, as a count of blocks
-  Index kept = 0;         ///< blocks that the search keeps for each position
+  Index kept = 0;         ///< blocks that the search keeps for each position; at most so many with a mass budget
   bool far_field = false;
-  Index far_levels = 0;  ///< tallest far node: 2^far_levels blocks
+  Index far_levels = 0;              ///< tallest far node: 2^far_levels blocks
+  Pooling pooling = Pooling::kMean;  ///< of far nodes
 
   /// Length of each list: sinks + kept, or 0 if the pattern selects nothing.
   Index slots() const { return kept == 0 ? 0 : sinks + kept; }
@@ -98,7 +99,7 @@ void check_plan(const PlanView& plan);
 /// allows is seen exactly once. Returns an empty string, or what is wrong and where.
 std::string covers_each_token_once(const PlanView& plan);
 
-/// A few lines of text: shape, budgets, average and largest number of attended tokens.
+/// A few lines of text: shape, budgets, average and largest number of attended and of listed tokens.
 std::string describe(const PlanView& plan);
 
 }  // namespace hsattn

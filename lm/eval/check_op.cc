@@ -61,7 +61,7 @@ OpCheck check_op(const PlanOptions& options, const Tensor& q, const Tensor& k, c
       const Index kv = h / (q.size(1) / k.size(1));
       const Tensor queries = dq[b][h], keys = dk[b][kv], values = dv[b][kv];
       for (const Index p : positions) {
-        exact.push_back(exact_row(queries[p], keys, values, spans_of(plan, b, kv, p)).output);
+        exact.push_back(exact_row(queries[p], keys, values, spans_of(plan, b, kv, p), plan.shape.pooling).output);
       }
     }
   }

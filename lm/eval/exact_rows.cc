@@ -4,7 +4,8 @@
 
 namespace hsattn::lm {
 
-ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Span>& spans) {
+ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Span>& spans,
+                   Pooling pooling) {
   ExactRow row;
   std::vector<int64_t> tokens, entry_of_token;  // each attended token and the entry that it is or is pooled into
   std::vector<double> counts;                   // tokens behind each entry
@@ -26,8 +27,9 @@ ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v
   const at::Tensor index = at::tensor(tokens), entry = at::tensor(entry_of_token),
                    count = at::tensor(counts, at::kDouble);
   const auto pool = [&](const at::Tensor& x) {
-    return at::zeros({entries, x.size(1)}, x.options()).index_add(0, entry, x.index_select(0, index)) /
-           count.unsqueeze(1);
+    const at::Tensor sums = at::zeros({entries, x.size(1)}, x.options()), rows = x.index_select(0, index);
+    if (pooling == Pooling::kMax) return sums.index_reduce(0, entry, rows, "amax", /*include_self=*/false);
+    return sums.index_add(0, entry, rows) / count.unsqueeze(1);
   };
   const double scale = 1 / std::sqrt(static_cast<double>(q.size(0)));
   row.probabilities = at::softmax(scale * at::mv(pool(k), q) + count.log(), 0);

@@ -16,8 +16,9 @@ struct ExactRow {
   std::vector<Index> first;  // [spans]: entry of each span's first token or node
 };
 
-/// q [d], k and v [keys, d], all double; differentiable in all three.
-ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Span>& spans);
+/// q [d], k and v [keys, d], all double; differentiable in all three (maxima where no two elements are equal).
+ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Span>& spans,
+                   Pooling pooling = Pooling::kMean);
 
 /// The rules of a call of self-attention that made `kept`, as a view of its lists.
 PlanView plan_view(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& kept);

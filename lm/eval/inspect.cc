@@ -71,7 +71,7 @@ class Inspector {
     const bool drawn = layer == report_.drawn_layer && head == report_.drawn_head;
     for (const Index p : positions) {
       const std::vector<Span> spans = spans_of(plan, 0, kv_head, p);
-      const ExactRow row = exact_row(q[p], k, v, spans);
+      const ExactRow row = exact_row(q[p], k, v, spans, plan.shape.pooling);
       const std::vector<double> weights = span_weights(row, spans);
       add_levels(spans, weights, report);
       add_full(q[p], k, p, spans, report);

@@ -86,6 +86,8 @@ struct OurAttention : Function<OurAttention> {
     HsaOptions o;
     o.window = b[0], o.top_k = b[1], o.candidates = b[2], o.block = b[3], o.sinks = b[4];
     o.top_nodes = b[5], o.beam = b[6], o.dense_until = b[7], o.far_field = b[8] != 0, o.levels = b[9];
+    o.pooling = b[10] != 0 ? Pooling::kMax : Pooling::kMean;
+    o.mass = static_cast<double>(b[11]) / 1e6, o.min_top_k = b[12];
     return o;
   }
 };
@@ -120,7 +122,10 @@ Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k,
   const auto inside = Entrance::apply(q, k, v, &statistics);
   if (options.ours()) {
     const bool keep_plan = at::GradMode::is_enabled();
-    const Tensor o = OurAttention::apply(inside[0].to(at::kFloat), inside[1].to(at::kFloat), inside[2].to(at::kFloat),
+    const bool half =
+        std::any_of(inside.begin(), inside.end(), [](const Tensor& x) { return x.dtype() == at::kBFloat16; });
+    const auto type = half ? at::kBFloat16 : at::kFloat;  // under autocast some may be one, some the other
+    const Tensor o = OurAttention::apply(inside[0].to(type), inside[1].to(type), inside[2].to(type),
                                          options.plan_options(), keep_plan, &statistics);
     return Exit::apply(o, &statistics);
   }

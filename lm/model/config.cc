@@ -21,6 +21,9 @@ void AttentionOptions::visit_budgets(OptionVisitor& option) {
   option("dense_until", hsa.dense_until, "a past of at most so many tokens is attended whole");
   option("far_field", hsa.far_field, "attend pooled nodes for what was not kept");
   option("levels", hsa.levels, "0: auto; 1..6: the search starts at nodes of 2^levels tokens");
+  option("pooling", pooling, "mean | max");
+  option("mass", hsa.mass, "0: top_k tokens; else the share of the attention that is enough, with at most top_k");
+  option("min_top_k", hsa.min_top_k, "with mass: selected tokens that are attended in any case");
 }
 
 void AttentionOptions::apply_preset() {
@@ -38,6 +41,7 @@ PlanOptions AttentionOptions::plan_options() const {
   options.pattern = pattern_from_name(attention);
   options.causal = true;
   options.hsa = hsa;
+  options.hsa.pooling = pooling_from_name(pooling);
   return options;
 }
 

@@ -15,6 +15,7 @@ namespace hsattn::lm {
 struct AttentionOptions : Options {
   std::string attention = "hsa";
   std::string preset = "training";
+  std::string pooling = "mean";
   HsaOptions hsa = HsaOptions::training();
 
   void visit(OptionVisitor& option) override;

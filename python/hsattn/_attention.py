@@ -11,8 +11,7 @@ from hsattn._ops import ops
 from hsattn._options import Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
 
-_COMPUTED = (torch.float32, torch.float64)
-_HALF = (torch.bfloat16, torch.float16)
+_COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def attention(
@@ -33,6 +32,8 @@ def attention(
     far_field: bool = False,
     levels: int | str = "auto",
     pooling: str = "mean",
+    mass: float = 0.0,
+    min_top_k: int = 64,
     scale: float | None = None,
     plan: Plan | None = None,
     sequences: Tensor | None = None,
@@ -42,13 +43,13 @@ def attention(
     """Attention of `q` over what each position selects, with one softmax.
 
     Args:
-        q: [batch, heads, n, dim], float32 or float64; dim from 8 to 256. Under torch.autocast also bfloat16 or float16,
-            computed in float32. A view whose last stride is 1 is read in place; any other tensor is copied.
+        q: [batch, heads, n, dim], float32, bfloat16, float16 or float64; dim from 8 to 256. Under torch.autocast it
+            becomes autocast's type first, as for torch's SDPA. A view whose last stride is 1 is read in place; any other tensor is copied.
         k, v: [batch, kv_heads, m, dim], type of q; heads is a multiple of kv_heads. Query i has position i + m - n.
         pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks).
         causal: a position sees no later token; the mask is aligned at the bottom right.
         window: near tokens before each position, always attended (not causal: on both sides).
-        top_k: selected tokens that are attended.
+        top_k: selected tokens that are attended; with mass, at most.
         candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring.
         block: tokens per block, a power of two up to 64.
         sinks: first tokens, always attended, besides top_k.
@@ -57,7 +58,10 @@ def attention(
         dense_until: a position whose past is at most this many tokens attends all of it.
         far_field: attend pooled nodes for all that was not kept; for models trained with it.
         levels: "auto", or 1 to 6: the search starts at nodes of 2**levels tokens.
-        pooling: "mean".
+        pooling: "mean" or "max", of the keys and values of a node, element by element.
+        mass: 0: top_k tokens; else the share of the attention that is enough, up to 1: fewer tokens are attended where
+            fewer are estimated to hold it, and at most top_k. In steps of a millionth.
+        min_top_k: with mass, selected tokens that are attended in any case.
         scale: multiplies q.k; None: 1/sqrt(dim).
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
@@ -66,7 +70,7 @@ def attention(
         return_lse: also return the log of each softmax denominator.
 
     Returns:
-        o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n]. A row that sees no token
+        o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n], float32 (float64 if q is). A row that sees no token
         gives o = 0 and lse = -inf. Gradients reach q, k and v, through o and lse; the selection carries none.
 
     Raises:
@@ -87,6 +91,8 @@ def attention(
         far_field=far_field,
         levels=levels,
         pooling=pooling,
+        mass=mass,
+        min_top_k=min_top_k,
     )
     lists = None
     if plan is not None and sequences is not None:
@@ -94,11 +100,9 @@ def attention(
     if plan is not None:
         pattern, causal, budgets = _options_of(plan, q, k, pattern, causal, budgets)
         lists = plan.kept
-    given_type = q.dtype
     q, k, v = (_computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
     keep_plan = plan is None and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     o, lse, _ = ops.attention_forward(q, k, v, lists, pattern, causal, list(budgets), scale, keep_plan, sequences)
-    o = o.to(given_type)
     return (o, lse) if return_lse else o
 
 
@@ -119,6 +123,8 @@ def make_plan(
     far_field: bool = False,
     levels: int | str = "auto",
     pooling: str = "mean",
+    mass: float = 0.0,
+    min_top_k: int = 64,
     scale: float | None = None,
 ) -> Plan:
     """Chooses what every position attends: the plan that attention() with the same arguments follows.
@@ -139,6 +145,8 @@ def make_plan(
         far_field=far_field,
         levels=levels,
         pooling=pooling,
+        mass=mass,
+        min_top_k=min_top_k,
     )
     q, k = (_computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
     lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale)
@@ -160,17 +168,13 @@ class Attention(torch.nn.Module):
 
 
 def _computable(who: str, name: str, t: Tensor) -> Tensor:
-    """`t` on a device and in a type that the kernels compute in; under autocast, half precision becomes float32."""
+    """`t` on a device and in a type that the kernels take; under autocast, in autocast's type, as for torch's SDPA."""
     if t.device.type not in ("cpu", "meta"):
         raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
-    autocast = torch.is_autocast_enabled("cpu")
-    if autocast and t.dtype in _HALF:
-        return t.float()
     if t.dtype not in _COMPUTED:
-        raise TypeError(
-            f"{who}: {name} has type {t.dtype}; torch.float32 and torch.float64 are supported, "
-            "and half precision under torch.autocast('cpu')"
-        )
+        raise TypeError(f"{who}: {name} has type {t.dtype}; torch.float32, bfloat16, float16 and float64 are supported")
+    if t.dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
+        return t.to(torch.get_autocast_dtype("cpu"))
     return t
 
 

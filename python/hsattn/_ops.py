@@ -43,7 +43,8 @@ def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None)
     lists = _shape_of_lists(q, k, pattern, budgets, sequences) if keep else (0,)
     if keep and plan is not None and sequences is not None:
         lists = plan.shape
-    return _new_like(q, sequences), q.new_empty(q.shape[:3]), q.new_empty(lists, dtype=torch.int32)
+    lse = q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+    return _new_like(q, sequences), lse, q.new_empty(lists, dtype=torch.int32)
 
 
 @torch.library.register_fake("hsattn::attention_backward")
@@ -100,13 +101,16 @@ def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, seq
     gradient of values. dlse [batch, heads, n].
     """
     scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
+    given = q.dtype
+    if given in (torch.bfloat16, torch.float16):
+        q, k = q.float(), k.float()
     if kept.numel() == 0 and Budgets(*budgets).slots(pattern) > 0:
         kept = ops.make_plan(q, k, pattern, causal, budgets, scale, sequences)
     weight = scale * dlse.masked_fill(lse == -math.inf, 0.0).unsqueeze(-1)  # a row that sees nothing: lse is constant
     mean_key, _, _ = ops.attention_forward(q, k, k, kept, pattern, causal, budgets, scale, False, sequences)
     rules = (pattern, causal, budgets, scale, sequences)
     _, _, dk = ops.attention_backward(weight * q, q, k, k, mean_key, lse, kept, *rules)
-    return weight * mean_key, dk
+    return (weight * mean_key).to(given), dk.to(given)
 
 
 def _no_double_backward(ctx, *grads):

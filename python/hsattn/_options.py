@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+_POOLINGS = ("mean", "max")
+_MILLION = 1_000_000  # the ops take whole numbers
+
 # Refused by name, so that nobody believes that they took effect; a value that asks for nothing is accepted.
 _UNSUPPORTED = {
     "dropout": "dropout on attention weights",
@@ -19,7 +22,7 @@ _UNSUPPORTED = {
 class Budgets(NamedTuple):
     """Numbers of a call, in tokens unless said otherwise, in the order in which the ops take them.
 
-    beam (nodes) and levels: 0 means auto. far_field: 0 or 1.
+    beam (nodes) and levels: 0 means auto. far_field: 0 or 1. pooling: 0 (mean) or 1 (max). mass: in millionths.
     """
 
     window: int = 128
@@ -32,6 +35,9 @@ class Budgets(NamedTuple):
     dense_until: int = 1024
     far_field: int = 0
     levels: int = 0
+    pooling: int = 0
+    mass: int = 0
+    min_top_k: int = 64
 
     def slots(self, pattern: str) -> int:
         """Length of each position's list, in blocks."""
@@ -55,10 +61,12 @@ def budgets_of(
     far_field: bool,
     levels: int | str,
     pooling: str,
+    mass: float,
+    min_top_k: int,
 ) -> Budgets:
     """Checks the types of a call's options and gives them the form of the ops.
 
-    Raises TypeError for a wrong type, ValueError for a wrong value, NotImplementedError for an unknown pooling.
+    Raises TypeError for a wrong type, ValueError for a wrong value.
     """
     counts = {
         "window": window,
@@ -68,6 +76,7 @@ def budgets_of(
         "sinks": sinks,
         "top_nodes": top_nodes,
         "dense_until": dense_until,
+        "min_top_k": min_top_k,
     }
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool):
@@ -78,8 +87,12 @@ def budgets_of(
         raise TypeError(f"{who}: far_field is {far_field!r}; it must be True or False")
     if levels != "auto" and (not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= 6):
         raise ValueError(f"{who}: levels is {levels!r}; it must be 'auto' or from 1 to 6")
-    if pooling != "mean":
-        raise NotImplementedError(f"{who}: pooling is {pooling!r}; only 'mean' is supported")
+    if pooling not in _POOLINGS:
+        raise ValueError(f"{who}: pooling is {pooling!r}; it must be one of {', '.join(_POOLINGS)}")
+    if not isinstance(mass, (int, float)) or isinstance(mass, bool):
+        raise TypeError(f"{who}: mass is {mass!r}; it must be a float")
+    if not 0 <= mass <= 1:
+        raise ValueError(f"{who}: mass is {mass!r}; it must be 0 (off) or a share of at most 1")
     return Budgets(
         window,
         top_k,
@@ -91,6 +104,9 @@ def budgets_of(
         dense_until,
         int(far_field),
         0 if levels == "auto" else int(levels),
+        _POOLINGS.index(pooling),
+        round(mass * _MILLION),
+        min_top_k,
     )
 
 

@@ -195,6 +195,11 @@ const OptionCase kOptionCases[] = {
     {[](HsaOptions& o) { o.block = 12; }, "options: block is 12; it must be a power of two from 1 to 64"},
     {[](HsaOptions& o) { o.block = 128; }, "options: block is 128; it must be a power of two from 1 to 64"},
     {[](HsaOptions& o) { o.levels = 7; }, "options: levels is 7; it must be 0 (auto) or 1 to 6"},
+    {[](HsaOptions& o) { o.min_top_k = 0; }, "options: min_top_k is 0; it must be from 1 to 2^40"},
+    {[](HsaOptions& o) { o.mass = -0.5; }, "options: mass is -0.5; it must be 0 (off) or a share of at most 1"},
+    {[](HsaOptions& o) { o.mass = 95; }, "options: mass is 95; it must be 0 (off) or a share of at most 1"},
+    {[](HsaOptions& o) { o.mass = std::numeric_limits<double>::quiet_NaN(); },
+     "options: mass is nan; it must be 0 (off) or a share of at most 1"},
     {[](HsaOptions& o) { o.levels = -1; }, "options: levels is -1; it must be 0 (auto) or 1 to 6"},
 };
 
@@ -210,6 +215,7 @@ TEST(Checks, OptionsSayWhatIsWrong) {
   }
   EXPECT_EQ(error_of([] { pattern_from_name("fulll"); }),
             "options: pattern is 'fulll'; it must be one of full, local, hsa");
+  EXPECT_EQ(error_of([] { pooling_from_name("sum"); }), "options: pooling is 'sum'; it must be one of mean, max");
 }
 
 TEST(Checks, ImpossibleSizesAreRefusedBeforeMemoryIsAsked) {

@@ -99,6 +99,10 @@ TEST(Cut, FullAndLocalToo) {
     for (const auto& [begin, end] : {std::pair<Index, Index>{0, 1}, {0, 77}, {77, 78}, {5, 150}, {149, 150}}) {
       expect_piece_equals_whole(p, in, plan, right, begin, end);
     }
+    p.options.causal = false;
+    const Plan both_sides = plan_of(p, in);
+    const Solution<float> all = solve_forward(p, in, both_sides);
+    for (const Index begin : {1, 77, 149}) expect_piece_equals_whole(p, in, both_sides, all, begin, p.queries);
   }
 }
 

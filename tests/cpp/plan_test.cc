@@ -104,6 +104,8 @@ TEST(Plan, ShapeRoundsBudgetsToBlocks) {
       {"levels below block", [](PlanOptions& o) { o.hsa.levels = 2; }, shape(4, 128, 1024, 2, 128, false, 0)},
       {"levels above block", [](PlanOptions& o) { o.hsa.levels = 5; }, shape(8, 128, 1024, 1, 64, false, 2)},
       {"training", [](PlanOptions& o) { o.hsa = HsaOptions::training(); }, shape(8, 128, 1024, 1, 64, true, any)},
+      {"maxima", [](PlanOptions& o) { o.hsa.pooling = Pooling::kMax; },
+       PlanShape{2, 3, queries, keys, 8, true, 128, 1024, 1, 64, false, any, Pooling::kMax}},
       {"no sinks", [](PlanOptions& o) { o.hsa.sinks = 0; }, shape(8, 128, 1024, 0, 64, false, any)},
   };
   for (const ShapeCase& c : cases) {
@@ -130,6 +132,7 @@ TEST(Plan, NamesOfPatterns) {
     EXPECT_EQ(pattern_from_name(name_of(pattern)), pattern);
   }
   EXPECT_THROW(pattern_from_name("ful"), InvalidArgument);
+  for (const Pooling pooling : {Pooling::kMean, Pooling::kMax}) EXPECT_EQ(pooling_from_name(name_of(pooling)), pooling);
 }
 
 struct FarCase {
@@ -268,7 +271,16 @@ TEST(Coverage, SeesThatAFutureTokenIsAttended) {
 TEST(Plan, DescribeCountsAttendedTokens) {
   const PlanShape full = plan_shape({Pattern::kFull, true, {}}, 1, 1, 4, 4);
   const std::string text = describe(PlanView(full, nullptr));
-  EXPECT_NE(text.find("2.5 on average, 4 at most"), std::string::npos) << text;
+  EXPECT_NE(text.find("attended tokens: 2.5 on average, 4 at most"), std::string::npos) << text;
+  EXPECT_EQ(text.find("listed"), std::string::npos) << text;
+}
+
+TEST(Plan, DescribeCountsListedTokensOfPositionsThatHaveAList) {
+  Plan plan{shape_of(false, 2, 30, 4, 0), {3, 7, -1, -1}};
+  plan.shape.kept = 2;
+  const std::string text = describe(plan);
+  EXPECT_NE(text.find("listed tokens of positions that have a list: 6 on average, 6 at most"), std::string::npos)
+      << text;
 }
 
 }  // namespace

@@ -74,7 +74,7 @@ TEST(Reference, PyramidByHand) {
   // Five tokens in blocks of 2: means 1, 5, 8 (one token); then 3 and 8; then (4 * 3 + 1 * 8) / 5.
   reference::Matrix tokens(5, 1);
   tokens.data = {0, 2, 4, 6, 8};
-  const reference::Pyramid pyramid = reference::make_pyramid(tokens, 2);
+  const reference::Pyramid pyramid = reference::make_pyramid(tokens, 2, Pooling::kMean);
   ASSERT_EQ(pyramid.levels.size(), 3U);
   EXPECT_EQ(pyramid.levels[0].data, (std::vector<double>{1, 5, 8}));
   EXPECT_EQ(pyramid.levels[1].data, (std::vector<double>{3, 8}));
@@ -85,9 +85,28 @@ TEST(Reference, PyramidByHand) {
   reference::Pyramid gradient = reference::zero_pyramid(5, 1, 2);
   gradient.levels[2].row(0)[0] = 10;
   gradient.levels[0].row(2)[0] = 1;
-  reference::spread_gradient(gradient);
+  reference::spread_gradient(gradient, pyramid);
   const std::vector<double> right{2, 2, 2, 2, 3};
   for (Index t = 0; t < 5; ++t) EXPECT_NEAR(gradient.tokens.data[t], right[t], 1e-14);
+}
+
+TEST(Reference, PyramidOfMaximaByHand) {
+  // Seven tokens in blocks of 2: maxima 4, 9, 9, 1 (one token); then 9 and 9; then 9. Equal ones: the first wins.
+  reference::Matrix tokens(7, 1);
+  tokens.data = {4, 4, -2, 9, 9, 3, 1};
+  const reference::Pyramid pyramid = reference::make_pyramid(tokens, 2, Pooling::kMax);
+  ASSERT_EQ(pyramid.levels.size(), 3U);
+  EXPECT_EQ(pyramid.levels[0].data, (std::vector<double>{4, 9, 9, 1}));
+  EXPECT_EQ(pyramid.levels[1].data, (std::vector<double>{9, 9}));
+  EXPECT_EQ(pyramid.levels[2].data, (std::vector<double>{9}));
+
+  reference::Pyramid gradient = reference::zero_pyramid(7, 1, 2);
+  gradient.levels[2].row(0)[0] = 10;
+  gradient.levels[1].row(1)[0] = 5;
+  gradient.levels[0].row(0)[0] = 2;
+  gradient.levels[0].row(3)[0] = 1;
+  reference::spread_gradient(gradient, pyramid);
+  EXPECT_EQ(gradient.tokens.data, (std::vector<double>{2, 0, 0, 10, 5, 0, 1}));
 }
 
 // Softmax attention over all that causality allows, written independently of plans.
@@ -134,17 +153,24 @@ TEST(Reference, FullIsPlainSoftmax) {
 }
 
 TEST(Reference, FarFieldIsExactWhereKeysAreEqual) {
-  // With equal keys a mean loses nothing: attention with far nodes is full attention.
+  // With equal keys a mean loses nothing: attention with far nodes is full attention. Nor does a maximum, of the
+  // scores; values must be equal, too, as the largest is not the mean.
   Random random(5);
-  for (int i = 0; i < 10; ++i) {
+  for (int i = 0; i < 20; ++i) {
     Problem p{.name = "equal keys", .heads = 3, .queries = 150, .keys = 150, .dim = 8};
     p.options = testing::searching_options(random, i % 2 == 0);
     p.options.hsa.far_field = true;
+    p.options.hsa.pooling = i % 4 < 2 ? Pooling::kMean : Pooling::kMax;
     Tensors<double> in = in_double(testing::random_tensors(p, static_cast<std::uint64_t>(i)));
     in.k.for_each([&](double& x, Index, Index, Index, Index c) { x = in.k.row(0, 0, 0)[c]; });
+    if (p.options.hsa.pooling == Pooling::kMax) {
+      in.v.for_each([&](double& x, Index, Index, Index, Index c) { x = in.v.row(0, 0, 0)[c]; });
+    }
     const Solution<double> found = solve_forward(p, in, plan_of(p, in));
     p.options.pattern = Pattern::kFull;
-    EXPECT_LT(max_error(found.o, naive(p, in).o), 1e-12) << describe(p);
+    const Solution<double> right = naive(p, in);
+    EXPECT_LT(max_error(found.o, right.o), 1e-12) << describe(p);
+    for (std::size_t j = 0; j < right.lse.size(); ++j) EXPECT_NEAR(found.lse[j], right.lse[j], 1e-12) << describe(p);
   }
 }
 
@@ -153,6 +179,7 @@ struct DifferenceCase {
   Pattern pattern;
   bool causal, far_field;
   Index group, queries, keys;
+  Pooling pooling = Pooling::kMean;
 };
 
 constexpr DifferenceCase kDifferences[] = {
@@ -165,7 +192,12 @@ constexpr DifferenceCase kDifferences[] = {
     {"hsa, far field, group of 3", Pattern::kHsa, true, true, 3, 40, 40},
     {"hsa, both sides", Pattern::kHsa, false, false, 3, 30, 31},
     {"hsa, both sides, far field, ragged end", Pattern::kHsa, false, true, 3, 30, 31},
+    {"hsa, both sides, more queries than keys", Pattern::kHsa, false, true, 1, 40, 31},
+    {"local, both sides", Pattern::kLocal, false, false, 3, 15, 21},
     {"more queries than keys", Pattern::kHsa, true, true, 1, 40, 30},
+    {"maxima", Pattern::kHsa, true, true, 1, 40, 40, Pooling::kMax},
+    {"maxima, group of 3", Pattern::kHsa, true, true, 3, 30, 40, Pooling::kMax},
+    {"maxima, both sides, ragged end", Pattern::kHsa, false, true, 3, 30, 31, Pooling::kMax},
 };
 
 double loss(const Problem& p, const Tensors<double>& in, const Plan& plan) {
@@ -209,7 +241,8 @@ TEST(Reference, GradientsEqualFiniteDifferences) {
                      .top_nodes = 4,
                      .beam = 2,
                      .dense_until = 0,
-                     .far_field = c.far_field};
+                     .far_field = c.far_field,
+                     .pooling = c.pooling};
     Tensors<double> in = in_double(testing::random_tensors(p, 11));
     const Plan plan = plan_of(p, in);
     const Solution<double> out = solve(p, in, plan);

@@ -37,6 +37,8 @@ struct Case {
   Pattern pattern;
   bool causal, far_field;
   int repeats;
+  Pooling pooling = Pooling::kMean;
+  double mass = 0;
 };
 
 constexpr Case kCases[] = {
@@ -44,7 +46,11 @@ constexpr Case kCases[] = {
     {"several heads", 2, 6, 2, 130, 130, Pattern::kHsa, true, false, 25},
     {"group of 3, far field", 1, 3, 1, 150, 170, Pattern::kHsa, true, true, 200},
     {"both sides", 1, 2, 1, 150, 150, Pattern::kHsa, false, true, 25},
+    {"maxima, mass", 2, 6, 2, 150, 170, Pattern::kHsa, true, true, 25, Pooling::kMax, 0.8},
+    {"maxima, mass, both sides", 1, 2, 1, 140, 149, Pattern::kHsa, false, true, 25, Pooling::kMax, 0.5},
     {"full", 1, 2, 2, 200, 200, Pattern::kFull, true, false, 25},
+    {"full, both sides", 1, 6, 2, 90, 131, Pattern::kFull, false, false, 25},
+    {"local, both sides", 1, 6, 2, 90, 131, Pattern::kLocal, false, false, 25},
     {"decode", 1, 4, 2, 1, 400, Pattern::kHsa, true, false, 25},
 };
 
@@ -65,7 +71,10 @@ Problem problem_of(const Case& c) {
                    .top_nodes = 8,
                    .beam = 4,
                    .dense_until = 0,
-                   .far_field = c.far_field};
+                   .far_field = c.far_field,
+                   .pooling = c.pooling,
+                   .mass = c.mass,
+                   .min_top_k = 4};
   return p;
 }
 

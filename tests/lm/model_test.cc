@@ -178,6 +178,12 @@ TEST(CheckOp, AcceptsTheKernels) {
   EXPECT_LE(right.forward_error, 1e-5);
   EXPECT_LE(right.backward_error, 1e-5);
   EXPECT_GT(right.forward_error, 0);
+  PlanOptions maxima = options;
+  maxima.hsa.pooling = Pooling::kMax;
+  maxima.hsa.mass = 0.5;
+  const OpCheck right_too = check_op(maxima, q, k, k, 16, /*backward=*/true);
+  EXPECT_LE(right_too.forward_error, 1e-5);
+  EXPECT_LE(right_too.backward_error, 1e-5);
   // One token: the exact dq and dk are zero, and rounding beside them is no error.
   const Tensor one = q.slice(2, 0, 1);
   EXPECT_LE(check_op(options, one, one, one, 1, /*backward=*/true).backward_error, 1e-5);

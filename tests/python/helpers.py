@@ -45,7 +45,7 @@ def problem(
 def by_plan(q: Tensor, k: Tensor, v: Tensor, plan: hsattn.Plan) -> tuple[Tensor, Tensor]:
     """o and lse in double by plain tensor operations: one row of scores for each position, from Plan.levels() alone.
 
-    A token that only a pooled node stands for takes the node's mean key and value; with the node's tokens all doing so,
+    A token that only a pooled node stands for takes the node's pooled key and value; with all its tokens doing so,
     that is the node itself with the bias log(tokens).
     """
     q, k, v = q.double(), k.double(), v.double()
@@ -58,14 +58,14 @@ def by_plan(q: Tensor, k: Tensor, v: Tensor, plan: hsattn.Plan) -> tuple[Tensor,
                 seen = levels[i] >= 0
                 if not seen.any():
                     continue
-                keys, values = _pooled(k[b, h // group], v[b, h // group], levels[i], plan.block)
+                keys, values = _pooled(k[b, h // group], v[b, h // group], levels[i], plan.block, plan.budgets.pooling)
                 scores = (keys[seen] @ q[b, h, i]) / math.sqrt(q.shape[3])
                 o[b, h, i] = scores.softmax(0) @ values[seen]
                 lse[b, h, i] = scores.logsumexp(0)
     return o, lse
 
 
-def _pooled(k: Tensor, v: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def _pooled(k: Tensor, v: Tensor, levels: Tensor, block: int, pooling: int) -> tuple[Tensor, Tensor]:
     k, v = k.clone(), v.clone()
     token = 0
     while token < len(levels):
@@ -74,6 +74,7 @@ def _pooled(k: Tensor, v: Tensor, levels: Tensor, block: int) -> tuple[Tensor, T
         end = min(token + width, len(levels))
         if level >= 2:
             assert (levels[token:end] == level).all(), "a pooled node was cut"
-            k[token:end], v[token:end] = k[token:end].mean(0), v[token:end].mean(0)
+            for x in (k, v):
+                x[token:end] = x[token:end].amax(0) if pooling == 1 else x[token:end].mean(0)
         token = end
     return k, v

@@ -41,10 +41,11 @@ def test_hsa_is_full_while_the_past_is_short():
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("far_field", [True, False])
 @pytest.mark.parametrize(("queries", "keys"), [(99, 99), (20, 150), (60, 45)])
-def test_equals_plain_attention_over_the_plan(pattern, causal, far_field, queries, keys):
+@pytest.mark.parametrize("more", [{}, {"pooling": "max", "mass": 0.6, "min_top_k": 4}])
+def test_equals_plain_attention_over_the_plan(pattern, causal, far_field, queries, keys, more):
     q, k, v = problem(queries, keys, heads=2, kv_heads=1)
     options = {**SMALL, "top_k": 16, "candidates": 32, "block": 4, "pattern": pattern, "causal": causal}
-    options["far_field"] = far_field
+    options |= {"far_field": far_field, **more}
     plan = hsattn.make_plan(q, k, **options)
     o, lse = hsattn.attention(q, k, v, return_lse=True, **options)
     right_o, right_lse = by_plan(q, k, v, plan)
@@ -176,14 +177,31 @@ def test_thread_setting_is_obeyed(threads):
     assert share_of_other_threads() < 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_computes_in_float32_and_gives_back_the_type_of_q(dtype):
-    half = [t.to(dtype) for t in problem(150)]
-    half[1] = half[1].float()  # layers under autocast may leave types mixed
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+def test_half_precision(dtype, tolerance):
+    half = [t.detach().to(dtype).requires_grad_() for t in problem(150)]
+    full = [t.detach().float().requires_grad_() for t in half]
+    o, lse = hsattn.attention(*half, **SMALL, return_lse=True)
+    right, right_lse = hsattn.attention(*full, **SMALL, return_lse=True)
+    assert (o.dtype, lse.dtype) == (dtype, torch.float32)
+    torch.testing.assert_close(o.float(), right, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(lse, right_lse, atol=1e-3, rtol=1e-3)
+    dout, dlse = torch.randn_like(right), torch.randn_like(lse)
+    torch.autograd.backward((o, lse), (dout.to(dtype), dlse))
+    torch.autograd.backward((right, right_lse), (dout.to(dtype).float(), dlse))
+    for found, exact in zip(half, full, strict=True):
+        assert found.grad.dtype == dtype
+        torch.testing.assert_close(found.grad.float(), exact.grad, atol=4 * tolerance, rtol=tolerance)
+    assert torch.equal(hsattn.make_plan(*half[:2], **SMALL).kept, hsattn.make_plan(*full[:2], **SMALL).kept)
+
+
+def test_autocast_computes_in_its_type_as_sdpa_does():
+    q, k, v = problem(150)
+    k = k.bfloat16()  # layers under autocast may leave types mixed
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        o = hsattn.attention(*half, **SMALL)
-    assert o.dtype == dtype
-    assert torch.equal(o, hsattn.attention(*(t.float() for t in half), **SMALL).to(dtype))
+        o = hsattn.attention(q, k, v, **SMALL)
+        assert o.dtype == torch.nn.functional.scaled_dot_product_attention(q, k, v).dtype
+    assert torch.equal(o, hsattn.attention(q.bfloat16(), k, v.bfloat16(), **SMALL))
 
 
 def test_a_model_under_autocast_trains():

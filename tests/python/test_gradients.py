@@ -13,10 +13,10 @@ TINY = {**SMALL, "window": 2, "block": 2, "top_k": 4, "candidates": 8, "sinks": 
 
 @pytest.mark.parametrize("pattern", ["full", "local", "hsa"])
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("far_field", [True, False])
-def test_gradcheck(pattern, causal, far_field):
+@pytest.mark.parametrize(("far_field", "pooling"), [(True, "mean"), (True, "max"), (False, "mean")])
+def test_gradcheck(pattern, causal, far_field, pooling):
     q, k, v = problem(14, 17, heads=2, kv_heads=1, dim=8, dtype=torch.float64, grad=True)
-    plan = hsattn.make_plan(q, k, pattern=pattern, causal=causal, **{**TINY, "far_field": far_field})
+    plan = hsattn.make_plan(q, k, pattern=pattern, causal=causal, pooling=pooling, **{**TINY, "far_field": far_field})
 
     def call(q, k, v):
         return hsattn.attention(q, k, v, plan=plan, return_lse=True)

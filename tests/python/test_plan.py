@@ -113,6 +113,23 @@ def test_selection_finds_more_mass_than_chance():
     assert mass > chance + 0.1
 
 
+@pytest.mark.parametrize("candidates", [0, 200])
+def test_mass_shortens_lists_and_holds_its_share(candidates):
+    q, k, _ = problem(300, heads=2, kv_heads=1, dim=32)
+    q = q * 3
+    options = {**SMALL, "top_k": 128, "candidates": candidates, "top_nodes": 64, "beam": None, "min_top_k": 8}
+    length, held = [], []
+    for mass in (0.4, 0.8, 0.0):
+        plan = hsattn.make_plan(q, k, mass=mass, **options)
+        plan.check()
+        length.append((plan.kept[:, :, 200:] >= 0).float().sum(-1).mean())
+        held.append(plan.mass(q, k)[:, :, 200:].mean())
+        assert "listed tokens" in plan.describe()
+    assert length[0] < length[1] < length[2]
+    assert held[0] < held[1] < held[2]
+    assert candidates == 0 or held[1] > 0.79
+
+
 def test_equality_and_copies(grouped):
     q, k, plan = grouped
     assert plan == hsattn.make_plan(q, k, **SMALL)

@@ -17,7 +17,10 @@ from hsattn._ops import ops
         ({"softcap": 30.0}, NotImplementedError, "softcap was given; soft-capping of scores is not supported"),
         ({"attn_mask": torch.ones(40, 40)}, NotImplementedError, "attn_mask was given"),
         ({"top_q": 3}, TypeError, "unexpected keyword argument 'top_q'"),
-        ({"pooling": "max"}, NotImplementedError, "pooling is 'max'; only 'mean' is supported"),
+        ({"pooling": "sum"}, ValueError, "pooling is 'sum'; it must be one of mean, max"),
+        ({"mass": 1.5}, ValueError, "mass is 1.5; it must be 0 (off) or a share of at most 1"),
+        ({"mass": "0.9"}, TypeError, "mass is '0.9'; it must be a float"),
+        ({"min_top_k": 0}, RuntimeError, "min_top_k is 0; it must be from 1"),
         ({"pattern": "hss"}, RuntimeError, "pattern is 'hss'; it must be one of full, local, hsa"),
         ({"levels": 7}, ValueError, "levels is 7; it must be 'auto' or from 1 to 6"),
         ({"levels": "all"}, ValueError, "levels is 'all'"),
@@ -52,8 +55,8 @@ def test_options_that_ask_for_nothing_pass():
         ("k", lambda t: t[:1], RuntimeError, "k has batch 1, q has 2"),
         ("q", lambda t: t[0], RuntimeError, "q has shape [2, 40, 16]; it must be [batch, heads, tokens, dim]"),
         ("q", lambda t: t[:, [0, 1, 1]], RuntimeError, "q has 3 heads, k has 2"),
-        ("q", lambda t: t.bfloat16(), TypeError, "q has type torch.bfloat16; torch.float32 and torch.float64"),
-        ("v", lambda t: t.int(), TypeError, "v has type torch.int32"),
+        ("q", lambda t: t.bfloat16(), RuntimeError, "k is float32, q is bfloat16; they must be equal"),
+        ("v", lambda t: t.int(), TypeError, "v has type torch.int32; torch.float32, bfloat16, float16 and float64"),
     ],
 )
 def test_tensors(name, change, error, message):
@@ -78,9 +81,9 @@ def test_cuda_tensors():
             hsattn.make_plan(q, k)
 
 
-def test_half_precision_at_the_op():
-    q, k, v = (t.bfloat16() for t in problem(40))
-    with pytest.raises(RuntimeError, match=r"q has type BFloat16; Float .* and Double .* are supported"):
+def test_other_types_at_the_op():
+    q, k, v = (t.int() for t in problem(40))
+    with pytest.raises(RuntimeError, match=r"q has type Int; Float .* and Double .* are supported"):
         ops.attention_forward(q, k, v, None, "full", True, list(hsattn.Budgets()), None, False)
 
 

@@ -12,7 +12,7 @@ struct Cell {
   const float* q;       // [4 group, padded dim]; row = position * group + head
   Index positions = 0;  // of the cell
   Range left[kQuad] = {}, right[kQuad] = {};
-  Index near_begin[kQuad] = {}, near_end[kQuad] = {};
+  Range near[kQuad] = {};
   unsigned active = 0;    // positions that search in this pass, one bit each
   Index count = 0;        // items in ids, a multiple of 16; padding may be chosen by nobody
   Index right_begin = 0;  // first item of the right range

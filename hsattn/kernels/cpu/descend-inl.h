@@ -182,9 +182,9 @@ static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool f
 }
 
 // The scores by which position p ranks the items: those of its one head, or masses summed over its heads.
-static const float* rank_of_nodes(Cell& c, unsigned p) {
+static const float* rank_of_nodes(Cell& c, unsigned p, bool as_mass) {
   float* scores = c.s.scores.get() + static_cast<Index>(p) * c.job.group * c.s.capacity;
-  if (c.job.group == 1) return scores;
+  if (c.job.group == 1 && !as_mass) return scores;
   float* mass = c.s.mass.get() + static_cast<Index>(p) * c.s.capacity;
   for (Index h = 0; h < c.job.group; ++h) add_node_mass(c, p, scores + h * c.s.capacity, mass, h == 0);
   return mass;

@@ -20,6 +20,8 @@ SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
   b.rescore = b.candidates > b.kept;
   b.beam = o.beam > 0 ? o.beam : b.candidates;
   b.top_nodes = o.top_nodes;
+  b.mass = o.mass;
+  b.least = o.mass > 0 ? std::min(b.kept, ceil_div(o.min_top_k, shape.block)) : b.kept;
   if (o.levels > 0) b.start_level = o.levels - log2_exact(shape.block);
   return b;
 }
@@ -60,6 +62,11 @@ class Waves {
   }
 
   const PackedHead& packed(Index i) const { return packed_[static_cast<std::size_t>(i)]; }
+  // Of a head of the call.
+  StoredRows keys(Index head) const { return stored_rows(k_, head / k_.heads, head % k_.heads); }
+  StoredRows values(Index head) const {
+    return v_ == nullptr ? keys(head) : stored_rows(*v_, head / k_.heads, head % k_.heads);
+  }
 
  private:
   void pack(Index first, Index count) {
@@ -80,11 +87,6 @@ class Waves {
     });
   }
 
-  StoredRows keys(Index head) const { return stored_rows(k_, head / k_.heads, head % k_.heads); }
-  StoredRows values(Index head) const {
-    return v_ == nullptr ? keys(head) : stored_rows(*v_, head / k_.heads, head % k_.heads);
-  }
-
   const ConstView& k_;
   const ConstView* v_;
   PackRequest request_;
@@ -96,6 +98,7 @@ class Waves {
 PackRequest request_for(const PlanShape& shape, bool search, bool rescore) {
   PackRequest request;
   request.block = shape.block;
+  request.pooling = shape.pooling;
   request.search = search && shape.slots() > 0;
   request.rescore = request.search && rescore;
   request.far_field = shape.far_field;
@@ -239,9 +242,21 @@ void write_token_gradients(const float* sums, Index padded_dim, const WritableRo
   for (Index t = 0; t < to.count; ++t) write_row(to.dtype, sums + t * padded_dim, to.dim, to.row(t));
 }
 
+void spread_node_gradients(const PackedHead& packed, const PlanShape& shape, const StoredRows& k, const StoredRows& v,
+                           GradientSums& sum) {
+  const PackedPyramid& p = packed.pyramid;
+  if (shape.pooling == Pooling::kMax) {
+    spread_max_gradients(packed, shape.block, {p.keys.get(), k}, sum.dk_nodes.get(), sum.dk.get());
+    spread_max_gradients(packed, shape.block, {p.values.get(), v}, sum.dv_nodes.get(), sum.dv.get());
+  } else {
+    spread_mean_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
+    spread_mean_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());
+  }
+}
+
 // Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
 void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count, float scale,
-                 const WritableRows& dk, const WritableRows& dv) {
+                 const StoredRows& k, const StoredRows& v, const WritableRows& dk, const WritableRows& dv) {
   GradientSums& sum = ranges[0];
   for (Index r = 1; r < count; ++r) {
     add_into(sum.dk.get(), ranges[r].dk.get(), sum.tokens);
@@ -252,10 +267,7 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
   if (packed.pairs) {  // their queries are not multiplied by it
     for (Index i = 0; i < sum.tokens; ++i) sum.dk[i] *= scale;
   }
-  if (shape.far_field) {
-    spread_node_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
-    spread_node_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());
-  }
+  if (shape.far_field) spread_node_gradients(packed, shape, k, v, sum);
   write_token_gradients(sum.dk.get(), packed.padded_dim, dk);
   write_token_gradients(sum.dv.get(), packed.padded_dim, dv);
 }
@@ -305,7 +317,8 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
     executor.run(heads, [&](Index i) {
       const Index head = first_head + i;
       finish_head(waves.packed(i), shape, &sums[static_cast<std::size_t>(i * ranges)], ranges,
-                  static_cast<float>(scale), writable_rows(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
+                  static_cast<float>(scale), waves.keys(head), waves.values(head),
+                  writable_rows(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
                   writable_rows(grads.dv, head / shape.kv_heads, head % shape.kv_heads));
     });
   });

@@ -16,6 +16,8 @@ struct SearchBudgets {
   Index start_level = -1;  // -1: from top_nodes
   Index top_nodes = 0, beam = 0, candidates = 0, kept = 0, sinks = 0;
   bool rescore = false;
+  double mass = 0;  // if not 0: as few of the kept blocks as hold this share of the attention
+  Index least = 0;  // but at least so many; `kept` without a mass budget
 };
 
 // One (batch, key/value head) of a call: what all its tiles share.

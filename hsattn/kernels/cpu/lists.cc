@@ -56,12 +56,12 @@ void append_near(const PlanShape& s, std::span<const QuadPosition> positions, st
   }
 }
 
-// Puts units in ascending order, each once. They mostly are: only where a position that attends everything shares a
-// quad with one that selects, the near run of the first overlaps the list of the second.
+// Puts units in ascending order, each once. They mostly are: only where the near run of one position overlaps the list
+// of another in its quad are they not (one that attends everything; or, not causal, one whose near run ends later).
 void sort_units(std::vector<Entry>& entries) {
-  const auto by_unit = [](const Entry& a, const Entry& b) { return a.unit < b.unit; };
-  if (std::is_sorted(entries.begin(), entries.end(), by_unit)) return;
-  std::sort(entries.begin(), entries.end(), by_unit);
+  const auto not_before = [](const Entry& a, const Entry& b) { return a.unit >= b.unit; };
+  if (std::adjacent_find(entries.begin(), entries.end(), not_before) == entries.end()) return;
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.unit < b.unit; });
   std::size_t count = 0;
   for (const Entry& entry : entries) {
     if (count > 0 && entries[count - 1].unit == entry.unit) {

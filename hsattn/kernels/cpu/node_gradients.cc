@@ -11,9 +11,19 @@ void add_scaled(const float* from, float factor, Index count, float* to) {
   for (Index d = 0; d < count; ++d) to[d] += factor * from[d];
 }
 
+// Adds to a child the elements of its node's gradient that it won, and takes them from the node: those behind it get
+// none. A NaN wins, as it did when the maximum was taken.
+void add_what_won(const float* node, const float* child, Index count, float* node_gradient, float* to) {
+  for (Index d = 0; d < count; ++d) {
+    const bool won = child[d] == node[d] || child[d] != child[d];
+    to[d] += won ? node_gradient[d] : 0.0F;
+    node_gradient[d] = won ? 0.0F : node_gradient[d];
+  }
+}
+
 }  // namespace
 
-void spread_node_gradients(const PackedHead& head, Index block, float* nodes, float* tokens) {
+void spread_mean_gradients(const PackedHead& head, Index block, float* nodes, float* tokens) {
   const PackedPyramid& p = head.pyramid;
   const Index padded = head.padded_dim;
   for (Index level = p.levels - 1; level > 0; --level) {
@@ -31,6 +41,24 @@ void spread_node_gradients(const PackedHead& head, Index block, float* nodes, fl
     for (Index t = begin; t < end; ++t) {
       add_scaled(nodes + b * padded, 1.0F / static_cast<float>(end - begin), padded, tokens + t * padded);
     }
+  }
+}
+
+void spread_max_gradients(const PackedHead& head, Index block, const PooledRows& pooled, float* nodes, float* tokens) {
+  const PackedPyramid& p = head.pyramid;
+  const Index padded = head.padded_dim;
+  for (Index level = p.levels - 1; level > 0; --level) {
+    for (Index child = p.first[level - 1]; child < p.first[level]; ++child) {
+      const Index node = p.first[level] + (child - p.first[level - 1]) / 2;
+      add_what_won(pooled.nodes + node * padded, pooled.nodes + child * padded, padded, nodes + node * padded,
+                   nodes + child * padded);
+    }
+  }
+  float token[kMaxDim];
+  for (Index t = 0; t < head.keys; ++t) {
+    const Index node = t / block;
+    read_row(pooled.tokens.dtype, pooled.tokens.row(t), head.dim, 1, token);
+    add_what_won(pooled.nodes + node * padded, token, head.dim, nodes + node * padded, tokens + t * padded);
   }
 }
 

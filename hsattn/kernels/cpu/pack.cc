@@ -160,10 +160,10 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
 namespace {
 
 // Pools all rows of a head; half-precision rows are converted first, into memory that lasts as long.
-void pool_stored(const StoredRows& x, Index block, Index padded_dim, float* out) {
+void pool_stored(const StoredRows& x, const PackRequest& request, Index padded_dim, float* out) {
   Buffer<float> space;
   if (x.dtype != DType::kFloat32) space = allocate_buffer<float>(x.count * x.dim, "attention: rows to pool");
-  pool_means(float_rows(x, 0, x.count, space.get()), block, padded_dim, out);
+  pool(request.pooling, float_rows(x, 0, x.count, space.get()), request.block, padded_dim, out);
 }
 
 }  // namespace
@@ -172,8 +172,8 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const PackRequest& 
   PackedPyramid& p = head.pyramid;
   if (p.levels == 0) return;
   const Index pd = head.padded_dim;
-  pool_stored(k, request.block, pd, p.keys.get());
-  if (request.far_field) pool_stored(v, request.block, pd, p.values.get());
+  pool_stored(k, request, pd, p.keys.get());
+  if (request.far_field) pool_stored(v, request, pd, p.values.get());
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
     const Index nodes = p.first[level + 1] - p.first[level];

@@ -14,6 +14,7 @@ struct PackRequest {
   bool far_field = false;  // key and value pyramid rows
   bool pairs = false;      // keys and values as pairs of bfloat16; the tensors are bfloat16
   Index block = 8;
+  Pooling pooling = Pooling::kMean;
 };
 
 // Memory for one head; reused for one head after another.

@@ -11,27 +11,42 @@ constexpr std::uint32_t kBytesOfBits[16] = {0x00000000, 0x000000ff, 0x0000ff00, 
                                             0x00ffff00, 0x00ffffff, 0xff000000, 0xff0000ff, 0xff00ff00, 0xff00ffff,
                                             0xffff0000, 0xffff00ff, 0xffffff00, 0xffffffff};
 
-// The units of the tokens near the active positions, where masses have to be normalised over them.
-static Index list_near_units(const Cell& c, Entry* out) {
+// Whether masses are shares of the attention: several heads are added up so, and a mass budget needs them.
+static bool normalised(const Cell& c) { return c.job.group > 1 || c.job.search.mass > 0; }
+
+// The units of one range of tokens for each active position.
+static Index list_units(const Cell& c, const Range* tokens, Entry* out) {
   Index begin = c.job.shape.keys, end = 0, units = 0;
   for (int p = 0; p < c.positions; ++p) {
-    if ((c.active >> p & 1U) == 0 || c.near_end[p] <= c.near_begin[p]) continue;
-    begin = min_of(begin, c.near_begin[p]);
-    end = max_of(end, c.near_end[p]);
+    if ((c.active >> p & 1U) == 0 || tokens[p].end <= tokens[p].begin) continue;
+    begin = min_of(begin, tokens[p].begin);
+    end = max_of(end, tokens[p].end);
   }
   for (Index unit = begin / kUnit; unit * kUnit < end; ++unit) {
     std::uint32_t bytes = 0;
     for (int p = 0; p < c.positions; ++p) {
       if ((c.active >> p & 1U) == 0) continue;
-      bytes |= lane_bits(c.near_begin[p] - unit * kUnit, c.near_end[p] - unit * kUnit) << (8 * p);
+      bytes |= lane_bits(tokens[p].begin - unit * kUnit, tokens[p].end - unit * kUnit) << (8 * p);
     }
     out[units++] = {static_cast<std::int32_t>(unit), bytes};
   }
   return units;
 }
 
-// The units of all candidates, then near ones if there are several heads, then padding to whole panels. Byte p of the
-// lanes belongs to position p.
+// The units of the sinks before (and behind) the near runs.
+static Index list_sink_units(const Cell& c, Entry* out) {
+  const Index block = c.job.shape.block, sinks = c.job.shape.sinks;
+  Range before[kQuad], behind[kQuad];
+  for (int p = 0; p < c.positions; ++p) {
+    before[p] = {0, min_of(sinks, c.left[p].end) * block};
+    behind[p] = {c.right[p].begin * block, min_of(sinks * block, c.job.shape.keys)};
+  }
+  const Index units = list_units(c, before, out);
+  return units + list_units(c, behind, out + units);
+}
+
+// The units of all candidates, then what masses are normalised over besides, then padding to whole panels. Byte p of
+// the lanes belongs to position p.
 static Index list_candidate_units(Cell& c, Index count) {
   const PlanShape& shape = c.job.shape;
   const Index per_block = max_of<Index>(1, shape.block / kUnit);
@@ -46,7 +61,8 @@ static Index list_candidate_units(Cell& c, Index count) {
       out[units++] = {static_cast<std::int32_t>(unit * kUnit < shape.keys ? unit : 0), who & lanes};
     }
   }
-  if (c.job.group > 1) units += list_near_units(c, out + units);
+  if (normalised(c)) units += list_units(c, c.near, out + units);
+  if (c.job.search.mass > 0) units += list_sink_units(c, out + units);
   while (units % kPanelUnits != 0) out[units++] = {0, 0};
   return units;
 }
@@ -106,7 +122,7 @@ static float masses_of_row(const Cell& c, int p, const float* score, Index units
   const float exponent = exponent_above(largest_score(c, p, score, units));
   const bool huge = exponent > kHugeExponent || exponent < -kHugeExponent;
   const bool whole = c.job.shape.block >= kUnit && (c.job.shape.causal || c.job.shape.keys % kUnit == 0);
-  if (c.job.group == 1 && whole && !huge) return unit_masses<false, true>(c, p, score, units, exponent, out);
+  if (!normalised(c) && whole && !huge) return unit_masses<false, true>(c, p, score, units, exponent, out);
   return huge ? unit_masses<true, false>(c, p, score, units, exponent, out)
               : unit_masses<false, false>(c, p, score, units, exponent, out);
 }
@@ -122,7 +138,7 @@ static void rescore(Cell& c) {
     if ((c.active >> p & 1U) == 0) continue;
     float* mass = c.s.mass.get() + p * c.s.capacity;
     const float* score = c.s.scores.get() + p * c.job.group * c.s.capacity;
-    if (c.job.group == 1 && per_block == 1) {
+    if (!normalised(c) && per_block == 1) {
       masses_of_row(c, p, score, units, mass);
       continue;
     }

@@ -11,14 +11,42 @@
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
+// How many of the heaviest items position p keeps under a mass budget: the fewest, from `least` to `kept`, whose rivals
+// hold no more than what may be missed. `mass` is summed over the heads.
+static Index count_for_mass(const Cell& c, unsigned p, const float* mass) {
+  constexpr float kWhole = 1073741824.0F;  // 2^30: shares are added up as integers
+  const SearchBudgets& b = c.job.search;
+  float* x = c.s.spare.get();
+  Index n = 0;
+  for (Index i = 0; i < c.count; i += kLanes) {
+    n += compress(reinterpret_cast<std::int32_t*>(x + n), reinterpret_cast<const std::int32_t*>(mass + i),
+                  lanes_with_bit(c.s.may.get() + i, p));
+  }
+  const float factor = kWhole / static_cast<float>(c.job.group);
+  std::int64_t all = 0;
+  for (Index i = 0; i < n; ++i) all += static_cast<std::int64_t>(x[i] * factor);
+  const auto missed = static_cast<std::int64_t>((1 - b.mass) * kWhole);
+  return max_of(b.least, min_of(b.kept, fewest_to_reach(x, n, factor, all - missed)));
+}
+
+// What a stage ranks by: scores of nodes or masses of blocks; and whether it is the last, where a mass budget says how
+// many are kept.
+struct Stage {
+  std::size_t hint;
+  bool rescored, last;
+};
+
 // The k best of a stage for each position: their bits go to c.s.chosen.
-static void choose(Cell& c, Index k, std::size_t stage, bool by_mass) {
+static void choose(Cell& c, Index k, Stage stage) {
+  const bool by_mass = stage.last && c.job.search.mass > 0;
   __builtin_memset(c.s.chosen.get(), 0, static_cast<std::size_t>(c.count));
   for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
     if ((c.active >> p & 1U) == 0) continue;
-    const float* rank = by_mass ? c.s.mass.get() + static_cast<Index>(p) * c.s.capacity : rank_of_nodes(c, p);
+    const float* rank =
+        stage.rescored ? c.s.mass.get() + static_cast<Index>(p) * c.s.capacity : rank_of_nodes(c, p, by_mass);
+    const Index count = by_mass ? count_for_mass(c, p, rank) : k;
     const Threshold t =
-        find_threshold(rank, c.s.may.get(), p, c.count, k, c.s.work.get(), c.s.spare.get(), &c.s.hints[stage]);
+        find_threshold(rank, c.s.may.get(), p, c.count, count, c.s.work.get(), c.s.spare.get(), &c.s.hints[stage.hint]);
     const auto flag = static_cast<std::uint8_t>(1U << p);
     std::uint8_t* chosen = c.s.chosen.get();
     for_each_chosen(c.s.work.get(), c.count, t, [&](Index i, M lanes) { mark_lanes(chosen + i, lanes, flag); });
@@ -54,25 +82,25 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
       choose_all(c);
     } else {
       score_items(c, level);
-      choose(c, b.beam, static_cast<std::size_t>(level) + 2, false);
+      choose(c, b.beam, {static_cast<std::size_t>(level) + 2, false, false});
     }
     open_children(c, level - 1);
   }
   forbid_items(c.s.ids.get(), c.s.may.get(), c.count, b.sinks, c.job.shape.blocks());  // sinks are attended anyway
   const Index wanted = b.rescore ? b.candidates : b.kept;
-  if (most_allowed(c) <= wanted) {
+  if (most_allowed(c) <= (b.rescore ? wanted : b.least)) {
     choose_all(c);
   } else {
     score_items(c, 0);
-    choose(c, wanted, 0, false);
+    choose(c, wanted, {0, false, !b.rescore});
   }
   if (b.rescore) {
     narrow_to_chosen(c);
-    if (most_allowed(c) <= b.kept) {
+    if (most_allowed(c) <= b.least) {
       choose_all(c);
     } else {
       rescore(c);
-      choose(c, b.kept, 1, true);
+      choose(c, b.kept, {1, true, true});
     }
   }
   write_lists(c, lists);
@@ -87,9 +115,7 @@ static void search_cell(Cell& c, Index first, std::int32_t* lists) {
     const Index position = shape.position(first + p);
     c.left[p] = shape.left(position);
     c.right[p] = shape.right(position);
-    const Range near = shape.near(position);
-    c.near_begin[p] = near.begin;
-    c.near_end[p] = near.end;
+    c.near[p] = shape.near(position);
     level[p] = 0;
     if (c.left[p].size() + c.right[p].size() > 0) {
       waiting |= 1U << p;

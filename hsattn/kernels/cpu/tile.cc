@@ -21,7 +21,9 @@ Index search_capacity(const HeadJob& job) {
   Index tokens = 0;
   if (b.rescore) {
     tokens = kQuad * std::min(blocks, b.candidates) * std::max(shape.block, kUnit);
-    if (job.group > 1) tokens += std::min(shape.keys, 2 * (shape.window + 2 * shape.block) + kQuad) + 2 * kUnit;
+    const Index near = std::min(shape.keys, 2 * (shape.window + 2 * shape.block) + kQuad) + 2 * kUnit;
+    if (job.group > 1 || b.mass > 0) tokens += near;
+    if (b.mass > 0) tokens += 2 * (std::min(shape.keys, b.sinks * shape.block) + 2 * kUnit);
   }
   return round_up(std::max({opened + 2 * kUnit, children, tokens}), kPanel) + 3 * kPanel;
 }

@@ -153,6 +153,40 @@ static Threshold find_threshold(const float* score, const std::uint8_t* may, uns
   return {value, more + equal == want ? -1 : want - more};
 }
 
+// How many of the largest of x[0, n) reach `need`, none of them below 0, added up as integers of factor * x; `need` is
+// at most the sum of all. Reorders x.
+static Index fewest_to_reach(float* x, Index n, float factor, std::int64_t need) {
+  Index begin = 0, end = n;
+  while (need > 0) {
+    const float pivot = x[begin + (end - begin) / 2];
+    Index above = begin, behind = end;  // [begin, above) exceed the pivot, [above, at) equal it, [behind, end) are less
+    std::int64_t sum = 0;
+    for (Index at = begin; at < behind;) {
+      const float value = x[at];
+      if (value > pivot) {
+        x[at++] = x[above];
+        x[above++] = value;
+        sum += static_cast<std::int64_t>(value * factor);
+      } else if (value < pivot) {
+        x[at] = x[--behind];
+        x[behind] = value;
+      } else {
+        ++at;
+      }
+    }
+    const auto each = static_cast<std::int64_t>(pivot * factor);
+    if (need <= sum) {
+      end = above;
+    } else if (need <= sum + each * (behind - above)) {
+      return above + (need - sum + each - 1) / each;
+    } else {
+      need -= sum + each * (behind - above);
+      begin = behind;
+    }
+  }
+  return begin;
+}
+
 // Calls take(i, lanes) for each vector of items, with the lanes that are chosen.
 template <class Take>
 HSATTN_INLINE void for_each_chosen(const float* work, Index n, Threshold t, const Take& take) {

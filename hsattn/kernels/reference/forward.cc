@@ -86,8 +86,8 @@ void forward(const AttentionInputs& in, double scale, const PlanView& plan, cons
   const Index group = in.k.heads == 0 ? 0 : in.q.heads / in.k.heads;
   executor.run(in.k.batch * in.k.heads, [&](Index task) {
     const Index batch = task / in.k.heads, kv_head = task % in.k.heads;
-    const Pyramid keys = make_pyramid(load_head(in.k, batch, kv_head), plan.shape.block);
-    const Pyramid values = make_pyramid(load_head(in.v, batch, kv_head), plan.shape.block);
+    const Pyramid keys = make_pyramid(load_head(in.k, batch, kv_head), plan.shape.block, plan.shape.pooling);
+    const Pyramid values = make_pyramid(load_head(in.v, batch, kv_head), plan.shape.block, plan.shape.pooling);
     for (Index g = 0; g < group; ++g) {
       forward_head(in, scale, plan, out, keys, values, batch, kv_head * group + g);
     }

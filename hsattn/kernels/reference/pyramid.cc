@@ -1,6 +1,8 @@
 #include "hsattn/kernels/reference/pyramid.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "hsattn/base/elements.h"
@@ -50,6 +52,21 @@ std::vector<Child> children_of(const Pyramid& pyramid, Index level, Index index)
   return children;
 }
 
+// The larger ones; NaN where one is.
+void take_larger(std::span<double> to, std::span<const double> from) {
+  for (std::size_t c = 0; c < to.size(); ++c) to[c] = from[c] > to[c] || std::isnan(from[c]) ? from[c] : to[c];
+}
+
+// The first of the children that holds the maximum of column c.
+Node winner_of(const Pyramid& values, const std::vector<Child>& children, std::size_t c) {
+  Node winner = children.front().node;
+  for (const Child& child : children) {
+    const double best = values.row(winner)[c], x = values.row(child.node)[c];
+    if (!std::isnan(best) && (x > best || std::isnan(x))) winner = child.node;
+  }
+  return winner;
+}
+
 }  // namespace
 
 Matrix load_head(const ConstView& view, Index batch, Index head) {
@@ -76,21 +93,24 @@ std::span<const double> Pyramid::row(const Node& node) const {
   return node.level == Node::kToken ? tokens.row(node.index) : levels[node.level].row(node.index);
 }
 
-Pyramid zero_pyramid(Index tokens, Index dim, Index block) {
-  Pyramid pyramid{block, Matrix(tokens, dim), {}};
+Pyramid zero_pyramid(Index tokens, Index dim, Index block, Pooling pooling) {
+  Pyramid pyramid{block, pooling, Matrix(tokens, dim), {}};
   for (Index nodes = (tokens + block - 1) / block; nodes > 0; nodes = nodes == 1 ? 0 : (nodes + 1) / 2) {
     pyramid.levels.emplace_back(nodes, dim);
   }
   return pyramid;
 }
 
-Pyramid make_pyramid(Matrix tokens, Index block) {
-  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block);
+Pyramid make_pyramid(Matrix tokens, Index block, Pooling pooling) {
+  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block, pooling);
   pyramid.tokens = std::move(tokens);
   for (Index level = 0; level < std::ssize(pyramid.levels); ++level) {
     for (Index i = 0; i < pyramid.levels[level].count; ++i) {
+      const std::span<double> node = pyramid.levels[level].row(i);
+      if (pooling == Pooling::kMax) std::fill(node.begin(), node.end(), -std::numeric_limits<double>::infinity());
       for (const Child& child : children_of(pyramid, level, i)) {
-        add_scaled(pyramid.levels[level].row(i), child.share, std::as_const(pyramid).row(child.node));
+        const std::span<const double> row = std::as_const(pyramid).row(child.node);
+        pooling == Pooling::kMax ? take_larger(node, row) : add_scaled(node, child.share, row);
       }
     }
   }
@@ -105,32 +125,35 @@ void round_row(std::span<const double> x, float factor, int levels, std::span<do
   for (std::size_t d = 0; d < x.size(); ++d) out[d] = scale * bytes[d];
 }
 
-Pyramid make_search_pyramid(const Matrix& tokens, Index block) {
-  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block);
+Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling) {
+  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block, pooling);
   Index nodes = 0;
   for (const Matrix& level : pyramid.levels) nodes += level.count;
   std::vector<float> rows(tokens.data.begin(), tokens.data.end());
-  std::vector<float> means(static_cast<std::size_t>(nodes * tokens.dim));
-  pool_means({rows.data(), tokens.count, tokens.dim, tokens.dim}, block, tokens.dim, means.data());
+  std::vector<float> pooled(static_cast<std::size_t>(nodes * tokens.dim));
+  pool(pooling, {rows.data(), tokens.count, tokens.dim, tokens.dim}, block, tokens.dim, pooled.data());
   for (Index t = 0; t < tokens.count; ++t) round_row(tokens.row(t), 1.0F, kKeyLevels, pyramid.tokens.row(t));
-  const float* mean = means.data();
+  const float* node = pooled.data();
   for (Matrix& level : pyramid.levels) {
-    for (Index i = 0; i < level.count; ++i, mean += tokens.dim) {
-      const std::vector<double> row(mean, mean + tokens.dim);
+    for (Index i = 0; i < level.count; ++i, node += tokens.dim) {
+      const std::vector<double> row(node, node + tokens.dim);
       round_row(row, 1.0F, kKeyLevels, level.row(i));
     }
   }
   return pyramid;
 }
 
-void spread_gradient(Pyramid& gradient) {
+void spread_gradient(Pyramid& gradient, const Pyramid& values) {
   for (Index level = std::ssize(gradient.levels) - 1; level >= 0; --level) {
     for (Index i = 0; i < gradient.levels[level].count; ++i) {
       const std::span<const double> from = std::as_const(gradient).levels[level].row(i);
       if (std::all_of(from.begin(), from.end(), [](double x) { return x == 0.0; })) continue;
-      for (const Child& child : children_of(gradient, level, i)) {
-        add_scaled(gradient.row(child.node), child.share, from);
+      const std::vector<Child> children = children_of(gradient, level, i);
+      if (values.pooling == Pooling::kMax) {
+        for (std::size_t c = 0; c < from.size(); ++c) gradient.row(winner_of(values, children, c))[c] += from[c];
+        continue;
       }
+      for (const Child& child : children) add_scaled(gradient.row(child.node), child.share, from);
     }
   }
 }

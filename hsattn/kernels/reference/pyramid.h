@@ -26,16 +26,17 @@ struct Matrix {
 Matrix load_head(const ConstView& view, Index batch, Index head);
 void store_head(const Matrix& from, const View& to, Index batch, Index head);
 
-/// What a row can attend: a token (level kToken), or the mean of 2^level blocks.
+/// What a row can attend: a token (level kToken), or 2^level blocks pooled.
 struct Node {
   static constexpr Index kToken = -1;
   Index level = kToken, index = 0;
   Index tokens = 1;  ///< tokens behind it; log(tokens) is its bias
 };
 
-/// Tokens and their means. Node (l, i) is the mean of the tokens of blocks [i 2^l, (i + 1) 2^l) that exist.
+/// Tokens and nodes. Node (l, i) is the mean or maximum of the tokens of blocks [i 2^l, (i + 1) 2^l) that exist.
 struct Pyramid {
   Index block = 0;
+  Pooling pooling = Pooling::kMean;
   Matrix tokens;               ///< [tokens, dim]
   std::vector<Matrix> levels;  ///< level l: [ceil(blocks / 2^l), dim], up to a single node
 
@@ -45,21 +46,22 @@ struct Pyramid {
   std::span<const double> row(const Node& node) const;
 };
 
-/// Pools bottom up: blocks from tokens, then each level by twos, weighted by the tokens behind each child.
-Pyramid make_pyramid(Matrix tokens, Index block);
+/// Pools bottom up: blocks from tokens, then each level by twos, means weighted by the tokens behind each child.
+Pyramid make_pyramid(Matrix tokens, Index block, Pooling pooling);
 
-/// What the search sees of the keys: tokens and means rounded to bytes with one scale for each vector, the means pooled
+/// What the search sees of the keys: tokens and nodes rounded to bytes with one scale for each vector, the nodes pooled
 /// in float32. A vector with NaN or Inf becomes NaN.
-Pyramid make_search_pyramid(const Matrix& tokens, Index block);
+Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling);
 
 /// Rounds factor * x to bytes as float32, and writes the numbers that they stand for.
 void round_row(std::span<const double> x, float factor, int levels, std::span<double> out);
 
 /// A pyramid of zeros, shaped as the one of `tokens` rows: where gradients of tokens and nodes are added up.
-Pyramid zero_pyramid(Index tokens, Index dim, Index block);
+Pyramid zero_pyramid(Index tokens, Index dim, Index block, Pooling pooling = Pooling::kMean);
 
-/// The backward of make_pyramid: moves the gradients of all nodes down into `gradient.tokens`. Nodes that hold no
-/// gradient (exactly zero) leave their tokens untouched.
-void spread_gradient(Pyramid& gradient);
+/// The backward of make_pyramid, which gave `values`: moves the gradients of all nodes down into `gradient.tokens`.
+/// That of a maximum goes to the child that won, element by element; of equal children the first won. Nodes that hold
+/// no gradient (exactly zero) leave their tokens untouched.
+void spread_gradient(Pyramid& gradient, const Pyramid& values);
 
 }  // namespace hsattn::reference

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "hsattn/attention/attention.h"
@@ -35,16 +36,21 @@ struct SearchBudget {
   Index beam = 0;          ///< nodes refined per level
   Index candidates = 0;    ///< blocks that the descent returns; rescored if more than `kept`
   Index kept = 0;          ///< blocks that are attended besides sinks
+  double mass = 0;         ///< if not 0: as few of them as hold this share of the attention
+  Index least = 0;         ///< but at least so many
 
   SearchBudget(const PlanShape& shape, const PlanOptions& options);
 };
 
 /// One choice of the search: `kept` of the `nodes`, the highest `scores`, ties to the lower index.
+/// With a mass budget, `slack` is by how much of the attention the last choice could have ended one block earlier or
+/// later; infinite where no share decided.
 struct Stage {
   Index level = 0;  ///< level above blocks; kRescore for the masses of candidate blocks
   std::vector<Index> nodes;
   std::vector<double> scores;
   std::vector<Index> kept;  ///< ascending
+  double slack = std::numeric_limits<double>::infinity();
   static constexpr Index kRescore = -1;
 };
 

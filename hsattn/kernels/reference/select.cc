@@ -51,6 +51,7 @@ struct Search {
   const PlanShape& shape;
   const SearchBudget& budget;
   Index position;
+  std::vector<Index> sinks;  // blocks of the past
 
   // q.k_mean + log(tokens); with several heads the softmax over `nodes`, summed over the heads.
   std::vector<double> score_nodes(Index level, const std::vector<Index>& nodes) const {
@@ -68,18 +69,19 @@ struct Search {
     return total;
   }
 
-  // Softmax mass of each block over the tokens of all `blocks` and of the near run, summed over the heads. A single
-  // head orders by the logarithm of the mass.
+  // Softmax mass of each block over the tokens of all `blocks` and of the near run (with a mass budget: and of the
+  // sinks), summed over the heads. A single head orders by the logarithm of the mass.
   std::vector<double> score_tokens(const std::vector<Index>& blocks) const {
     std::vector<double> total(blocks.size(), 0.0);
     const Range near = shape.near(position);
     for (const std::vector<double>& q : queries) {
       std::vector<double> block_lse(blocks.size());
       for (std::size_t j = 0; j < blocks.size(); ++j) {
-        block_lse[j] = tokens_lse(q, {blocks[j] * shape.block, std::min((blocks[j] + 1) * shape.block, shape.keys)});
+        block_lse[j] = block_lse_of(q, blocks[j]);
       }
       std::vector<double> parts = block_lse;
       parts.push_back(tokens_lse(q, near));
+      for (const Index sink : sinks_to_weigh()) parts.push_back(block_lse_of(q, sink));
       const double lse = log_sum_exp(parts);
       for (std::size_t j = 0; j < blocks.size(); ++j) {
         const double log_mass = block_lse[j] - lse;
@@ -87,6 +89,12 @@ struct Search {
       }
     }
     return total;
+  }
+
+  std::vector<Index> sinks_to_weigh() const { return budget.mass > 0 ? sinks : std::vector<Index>(); }
+
+  double block_lse_of(std::span<const double> q, Index block) const {
+    return tokens_lse(q, {block * shape.block, std::min((block + 1) * shape.block, shape.keys)});
   }
 
   double tokens_lse(std::span<const double> q, Range tokens) const {
@@ -116,20 +124,56 @@ struct Search {
   }
 };
 
-// Keeps the `count` highest scores of a stage; NaN counts as -inf, ties go to the lower index.
-void keep_best(Stage& stage, Index count) {
+// Items of a stage by falling score; NaN counts as -inf, ties go to the lower index.
+std::vector<Index> ranked(Stage& stage) {
   for (double& score : stage.scores) score = std::isnan(score) ? kMinusInfinity : score;
   std::vector<Index> order(stage.nodes.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return stage.scores[a] > stage.scores[b]; });
+  return order;
+}
+
+void keep_best(Stage& stage, Index count) {
+  std::vector<Index> order = ranked(stage);
   order.resize(std::min<std::size_t>(order.size(), static_cast<std::size_t>(count)));
   for (Index at : order) stage.kept.push_back(stage.nodes[at]);
   std::sort(stage.kept.begin(), stage.kept.end());
 }
 
+// The share of the attention that each item of the last stage holds, averaged over the heads. Scores of a single head
+// are logarithms: of masses after rescoring, else of what a softmax over the items makes masses.
+std::vector<double> shares_of(const Stage& stage, Index heads) {
+  std::vector<double> shares = stage.scores;
+  const double lse = stage.level == Stage::kRescore ? 0 : log_sum_exp(stage.scores);
+  for (double& x : shares) {
+    x = heads == 1 ? std::exp(x - lse) : x / static_cast<double>(heads);
+    if (!(x > 0)) x = 0;  // of scores that are not numbers
+  }
+  return shares;
+}
+
+// How many of the best blocks a mass budget keeps: the fewest, from budget.least to budget.kept, whose rivals hold no
+// more than what may be missed.
+Index count_for_mass(Stage& stage, const SearchBudget& budget, Index heads) {
+  const std::vector<Index> order = ranked(stage);
+  const std::vector<double> shares = shares_of(stage, heads);
+  const auto most = std::min<Index>(budget.kept, std::ssize(order));
+  double missed = std::accumulate(shares.begin(), shares.end(), 0.0);
+  for (Index count = 0; count < most; ++count) {
+    const double spare = 1 - budget.mass - missed;
+    if (count >= budget.least) stage.slack = std::min(stage.slack, std::abs(spare));
+    if (count >= budget.least && spare >= 0) return count;
+    missed -= shares[order[count]];
+  }
+  return most;
+}
+
 }  // namespace
 
-SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options) : kept(shape.kept) {
+SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options)
+    : kept(shape.kept),
+      mass(options.hsa.mass),
+      least(std::min(shape.kept, ceil_div(options.hsa.min_top_k, shape.block))) {
   const HsaOptions& hsa = options.hsa;
   top_nodes = hsa.top_nodes;
   // block = 2^log2(block) tokens: a node of 2^levels tokens lies levels - log2(block) above the blocks.
@@ -148,9 +192,14 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
     rows.emplace_back(q.size());
     round_row(q, static_cast<float>(scale), kQueryLevels, rows.back());
   }
-  const Search search{rows, keys, shape, budget, position};
-  const auto choose = [&](Index level, std::vector<Index> nodes, std::vector<double> scores, Index count) {
+  Search search{rows, keys, shape, budget, position, {}};
+  for (Index b = 0; b < shape.sinks; ++b) {
+    if (past.holds(0, b)) search.sinks.push_back(b);
+  }
+  const auto choose = [&](Index level, std::vector<Index> nodes, std::vector<double> scores, Index count,
+                          bool by_mass = false) {
     Stage stage{level, std::move(nodes), std::move(scores), {}};
+    if (by_mass) count = count_for_mass(stage, budget, std::ssize(rows));
     keep_best(stage, count);
     if (trace != nullptr) trace->push_back(stage);
     return stage.kept;
@@ -166,13 +215,12 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
 
   // Blocks: sinks are attended anyway; the best others are candidates.
   std::erase_if(active, [&](Index b) { return b < shape.sinks; });
-  const bool rescore = budget.candidates > budget.kept;
-  std::vector<Index> list = choose(0, active, search.score_nodes(0, active), rescore ? budget.candidates : budget.kept);
-  if (rescore) list = choose(Stage::kRescore, list, search.score_tokens(list), budget.kept);
+  const bool rescore = budget.candidates > budget.kept, by_mass = budget.mass > 0;
+  const Index wanted = rescore ? budget.candidates : budget.kept;
+  std::vector<Index> list = choose(0, active, search.score_nodes(0, active), wanted, by_mass && !rescore);
+  if (rescore) list = choose(Stage::kRescore, list, search.score_tokens(list), budget.kept, by_mass);
 
-  for (Index b = 0; b < shape.sinks; ++b) {
-    if (past.holds(0, b)) list.push_back(b);
-  }
+  list.insert(list.end(), search.sinks.begin(), search.sinks.end());
   std::sort(list.begin(), list.end());
   return list;
 }
@@ -184,7 +232,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   const SearchBudget budget(shape, options);
   executor.run(shape.batch * shape.kv_heads, [&](Index task) {
     const Index batch = task / shape.kv_heads, kv_head = task % shape.kv_heads, group = q.heads / k.heads;
-    const Pyramid keys = make_search_pyramid(load_head(k, batch, kv_head), shape.block);
+    const Pyramid keys = make_search_pyramid(load_head(k, batch, kv_head), shape.block, shape.pooling);
     std::vector<Matrix> heads;
     for (Index g = 0; g < group; ++g) heads.push_back(load_head(q, batch, kv_head * group + g));
     for (Index i = 0; i < shape.queries; ++i) {

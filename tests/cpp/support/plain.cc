@@ -8,7 +8,7 @@ namespace {
 
 using Vector = std::vector<float>;
 
-// Tokens [begin, end) that a row attends as one key: their mean. A single token is its own mean.
+// Tokens [begin, end) that a row attends as one key: pooled. A single token is its own mean and maximum.
 std::vector<Range> keys_of_row(const PlanView& plan, Index batch, Index kv_head, Index query) {
   const PlanShape& s = plan.shape;
   const Range near = s.near(s.position(query));
@@ -27,8 +27,21 @@ std::vector<Range> keys_of_row(const PlanView& plan, Index batch, Index kv_head,
   return keys;
 }
 
-Vector mean_of(const Tensor<float>& x, Index batch, Index head, Range tokens) {
+// The token of a range at which column c is largest, the first if there are several.
+Index largest_at(const Tensor<float>& x, Index batch, Index head, Range tokens, Index c) {
+  Index best = tokens.begin;
+  for (Index t = tokens.begin; t < tokens.end; ++t) {
+    if (x.row(batch, head, t)[c] > x.row(batch, head, best)[c]) best = t;
+  }
+  return best;
+}
+
+Vector pooled(const Tensor<float>& x, Index batch, Index head, Range tokens, Pooling pooling) {
   Vector mean(static_cast<std::size_t>(x.dim), 0.0F);
+  if (pooling == Pooling::kMax) {
+    for (Index c = 0; c < x.dim; ++c) mean[c] = x.row(batch, head, largest_at(x, batch, head, tokens, c))[c];
+    return mean;
+  }
   for (Index t = tokens.begin; t < tokens.end; ++t) {
     for (Index c = 0; c < x.dim; ++c) mean[c] += x.row(batch, head, t)[c];
   }
@@ -46,6 +59,19 @@ void add(float* to, float factor, const float* from, Index dim) {
   for (Index c = 0; c < dim; ++c) to[c] += factor * from[c];
 }
 
+// The gradient of pooled(): every token's share of the mean, or all of it to the token that was largest.
+void add_to_tokens(Tensor<float>& gradient, const Tensor<float>& x, Index batch, Index head, Range tokens,
+                   Pooling pooling, float factor, const float* from) {
+  if (pooling == Pooling::kMax) {
+    for (Index c = 0; c < x.dim; ++c) {
+      gradient.row(batch, head, largest_at(x, batch, head, tokens, c))[c] += factor * from[c];
+    }
+    return;
+  }
+  const float share = 1.0F / static_cast<float>(tokens.size());
+  for (Index t = tokens.begin; t < tokens.end; ++t) add(gradient.row(batch, head, t), factor * share, from, x.dim);
+}
+
 void plain_row(const Problem& p, const Tensors<float>& in, const PlanView& plan, Index b, Index head, Index query,
                Solution<float>& out) {
   const Index kv_head = head / p.group();
@@ -56,8 +82,8 @@ void plain_row(const Problem& p, const Tensors<float>& in, const PlanView& plan,
   Vector weight;
   float largest = -std::numeric_limits<float>::infinity(), sum = 0;
   for (const Range& tokens : keys) {
-    k.push_back(mean_of(in.k, b, kv_head, tokens));
-    v.push_back(mean_of(in.v, b, kv_head, tokens));
+    k.push_back(pooled(in.k, b, kv_head, tokens, plan.shape.pooling));
+    v.push_back(pooled(in.v, b, kv_head, tokens, plan.shape.pooling));
     const float score = as_stored(dot(q, k.back().data(), p.dim)) * scale;
     weight.push_back(as_stored(score + std::log(static_cast<float>(tokens.size()))));
     largest = std::max(largest, weight.back());
@@ -73,12 +99,9 @@ void plain_row(const Problem& p, const Tensors<float>& in, const PlanView& plan,
   for (std::size_t j = 0; j < keys.size(); ++j) {
     const float dp = as_stored(dot(dout, v[j].data(), p.dim));
     const float ds = as_stored(weight[j] * (dp - dout_o)) * scale;
-    const float share = 1.0F / static_cast<float>(keys[j].size());
     add(out.dq.row(b, head, query), ds, k[j].data(), p.dim);
-    for (Index t = keys[j].begin; t < keys[j].end; ++t) {
-      add(out.dk.row(b, kv_head, t), ds * share, q, p.dim);
-      add(out.dv.row(b, kv_head, t), weight[j] * share, dout, p.dim);
-    }
+    add_to_tokens(out.dk, in.k, b, kv_head, keys[j], plan.shape.pooling, ds, q);
+    add_to_tokens(out.dv, in.v, b, kv_head, keys[j], plan.shape.pooling, weight[j], dout);
   }
 }
 

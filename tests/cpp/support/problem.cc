@@ -52,7 +52,8 @@ std::string describe(const Problem& p) {
                 p.batch, ", heads ", p.heads, "/", p.kv_heads, ", queries ", p.queries, ", keys ", p.keys, ", dim ",
                 p.dim, ", layout ", static_cast<int>(p.layout), ", window ", o.window, ", top_k ", o.top_k,
                 ", candidates ", o.candidates, ", block ", o.block, ", sinks ", o.sinks, ", top_nodes ", o.top_nodes,
-                ", beam ", o.beam, ", dense_until ", o.dense_until, ", far_field ", o.far_field, ", levels ", o.levels);
+                ", beam ", o.beam, ", dense_until ", o.dense_until, ", far_field ", o.far_field, ", levels ", o.levels,
+                ", pooling ", name_of(o.pooling), ", mass ", o.mass, ", min_top_k ", o.min_top_k);
 }
 
 PlanOptions searching_options(Random& random, bool causal) {
@@ -65,6 +66,9 @@ PlanOptions searching_options(Random& random, bool causal) {
   options.hsa.top_nodes = 8;
   options.hsa.dense_until = 0;
   options.hsa.far_field = uniform(random, 0, 1) == 1;
+  options.hsa.pooling = one_of(random, {Pooling::kMean, Pooling::kMean, Pooling::kMax});
+  options.hsa.mass = one_of(random, {0.0, 0.0, 0.5, 0.9});
+  options.hsa.min_top_k = one_of<Index>(random, {1, 8, 16});
   return options;
 }
 

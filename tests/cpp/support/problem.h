@@ -46,7 +46,8 @@ struct Problem {
 /// One line for SCOPED_TRACE: every number that is needed to run it again.
 std::string describe(const Problem& problem);
 
-/// Small budgets at which every stage of the search acts: 3 and more levels, beam, rescoring, no dense positions.
+/// Small budgets at which every stage of the search acts: 3 and more levels, beam, rescoring, no dense positions; both
+/// poolings, with and without a mass budget.
 PlanOptions searching_options(Random& random, bool causal);
 
 template <class T>
