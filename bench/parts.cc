@@ -1,9 +1,9 @@
 // Where the time of the C++ library goes: search, attention with a given plan, backward, for four sets of rules.
 //
-//   parts [LENGTH] [RULES] [PART]
+//   parts [LENGTH] [RULES] [PART] [TYPE]
 //
-// LENGTH 8192 by default. RULES: full, training, training-no-far, any_model, or all. PART: all, or search, attend,
-// backward: that part alone, 20 times, for a profiler:
+// LENGTH 8192 by default. RULES: full, training, training-no-far, any_model, or all. TYPE: float32 or bfloat16. PART:
+// all, or search, attend, backward: that part alone, 20 times, for a profiler:
 //
 //   perf record ./parts 8192 any_model search && perf report --no-children
 #include <chrono>
@@ -24,21 +24,28 @@ using namespace hsattn;
 constexpr Index kHeads = 4, kDim = 64;
 
 // Normal values; neighbouring queries correlate by 0.99 and are peaked, as in trained models.
+template <class T>
 struct Tensors {
-  std::vector<float> q, k, v, o, dout, dq, dk, dv, lse;
+  std::vector<T> q, k, v, o, dout, dq, dk, dv;
+  std::vector<float> lse;
 
   explicit Tensors(Index n) : lse(static_cast<std::size_t>(kHeads * n)) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
-    for (std::vector<float>* x : {&q, &k, &v, &dout}) {
-      x->resize(static_cast<std::size_t>(kHeads * n * kDim));
-      for (float& value : *x) value = normal(random);
+    std::vector<float> x(static_cast<std::size_t>(kHeads * n * kDim));
+    for (std::vector<T>* tensor : {&q, &k, &v, &dout}) {
+      for (float& value : x) value = normal(random);
+      if (tensor == &q) correlate(x, n);
+      for (const float value : x) tensor->push_back(static_cast<T>(value));
     }
-    for (std::vector<float>* x : {&o, &dq, &dk, &dv}) x->resize(q.size());
-    for (std::size_t i = 0; i < q.size(); ++i) {
-      if (i / kDim % static_cast<std::size_t>(n) > 0) q[i] = 0.99F * q[i - kDim] + std::sqrt(1 - 0.9801F) * q[i];
+    for (std::vector<T>* tensor : {&o, &dq, &dk, &dv}) tensor->resize(q.size());
+  }
+
+  static void correlate(std::vector<float>& x, Index n) {
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      if (i / kDim % static_cast<std::size_t>(n) > 0) x[i] = 0.99F * x[i - kDim] + std::sqrt(1 - 0.9801F) * x[i];
     }
-    for (float& value : q) value *= 2;
+    for (float& value : x) value *= 2;
   }
 };
 
@@ -66,13 +73,14 @@ double best_seconds(int repeats, const std::function<void()>& body) {
   return best;
 }
 
-void run(const Rules& rules, Index n, const std::string& part) {
-  Tensors t(n);
-  const auto in = [&](std::vector<float>& x) {
-    return contiguous_view(static_cast<const void*>(x.data()), DType::kFloat32, 1, kHeads, n, kDim);
+template <class T>
+void run(const Rules& rules, Index n, const std::string& part, DType type) {
+  Tensors<T> t(n);
+  const auto in = [&](std::vector<T>& x) {
+    return contiguous_view(static_cast<const void*>(x.data()), type, 1, kHeads, n, kDim);
   };
-  const auto out = [&](std::vector<float>& x) {
-    return contiguous_view(static_cast<void*>(x.data()), DType::kFloat32, 1, kHeads, n, kDim);
+  const auto out = [&](std::vector<T>& x) {
+    return contiguous_view(static_cast<void*>(x.data()), type, 1, kHeads, n, kDim);
   };
   const AttentionInputs inputs{in(t.q), in(t.k), in(t.v), {}};
   const Plan plan = make_plan(inputs.q, inputs.k, rules.options);
@@ -86,8 +94,8 @@ void run(const Rules& rules, Index n, const std::string& part) {
   if (part == "attend") best_seconds(20, attend);
   if (part == "backward") best_seconds(20, backward);
   if (part != "all") return;
-  std::printf("%-16s n %ld  search %.4f s  attend %.4f s  backward %.4f s\n", rules.name, static_cast<long>(n),
-              best_seconds(5, search), best_seconds(5, attend), best_seconds(5, backward));
+  std::printf("%-16s %s n %ld  search %.4f s  attend %.4f s  backward %.4f s\n", rules.name, name_of(type),
+              static_cast<long>(n), best_seconds(5, search), best_seconds(5, attend), best_seconds(5, backward));
   std::fflush(stdout);
 }
 
@@ -96,7 +104,8 @@ void run(const Rules& rules, Index n, const std::string& part) {
 int main(int count, char** arguments) {
   char* end = nullptr;
   const Index n = count > 1 ? std::strtol(arguments[1], &end, 10) : 8192;
-  const std::string rules = count > 2 ? arguments[2] : "all", part = count > 3 ? arguments[3] : "all";
+  const std::string rules = count > 2 ? arguments[2] : "all", part = count > 3 ? arguments[3] : "all",
+                    type = count > 4 ? arguments[4] : "float32";
   if (n < 1 || (end != nullptr && *end != '\0')) {
     std::fprintf(stderr, "parts: LENGTH is '%s'; it must be a whole number from 1 on\n", arguments[1]);
     return 2;
@@ -105,7 +114,11 @@ int main(int count, char** arguments) {
   for (const Rules& one : all_rules()) {
     if (rules != "all" && rules != one.name) continue;
     found = true;
-    run(one, n, part);
+    if (type == name_of(DType::kBFloat16)) {
+      run<BFloat16>(one, n, part, DType::kBFloat16);
+    } else {
+      run<float>(one, n, part, DType::kFloat32);
+    }
   }
   if (!found) std::fprintf(stderr, "parts: RULES is '%s'; see the head of bench/parts.cc\n", rules.c_str());
   return found ? 0 : 2;
