@@ -218,10 +218,10 @@ HSATTN_INLINE void softmax_step(float* scores, int keys, Index at, Scratch& s, f
   }
 }
 
-// Dot products of 4 query rows with N rows of a table; padded_dim a multiple of the vector. sums[r * 4 + i] of the
-// units of a product's lanes.
+// Dot products of 4 query rows with N rows of a table, lane by lane; padded_dim a multiple of the vector. lanes[r * 4 +
+// i].
 template <int N>
-HSATTN_ALONE void dots_of_some_rows(const float* q, Index padded_dim, const float* const* row, H* sums) {
+HSATTN_ALONE void dots_of_some_rows(const float* q, Index padded_dim, const float* const* row, F* lanes) {
   F acc[kQuad * N];
   each<kQuad * N>([&](int i) HSATTN_ALWAYS { acc[i] = zero(); });
   for (Index d = 0; d < padded_dim; d += kLanes) {
@@ -232,24 +232,19 @@ HSATTN_ALONE void dots_of_some_rows(const float* q, Index padded_dim, const floa
       each<N>([&](int i) HSATTN_ALWAYS { acc[r * N + i] = fma(x, k[i], acc[r * N + i]); });
     });
   }
-  each<kQuad * N>([&](int i) HSATTN_ALWAYS { sums[i / N * 4 + i % N] = sum_of_units(acc[i]); });
+  each<kQuad * N>([&](int i) HSATTN_ALWAYS { lanes[i / N * 4 + i % N] = acc[i]; });
 }
 
 // Dot products of 4 query rows with 4 rows of a table. out[r * stride + i].
 HSATTN_INLINE void dots_of_rows(const float* q, Index padded_dim, const float* const* row, float* out, Index stride) {
-  H lanes[kQuad * 4];
+  F lanes[kQuad * 4];
   if constexpr (kLanes == 16) {
     dots_of_some_rows<4>(q, padded_dim, row, lanes);
   } else {  // 16 accumulators would leave no register for a key
     dots_of_some_rows<2>(q, padded_dim, row, lanes);
     dots_of_some_rows<2>(q, padded_dim, row + 2, lanes + 2);
   }
-  for (int r = 0; r < kQuad; r += 2) {
-    float sums[kUnit];
-    half_store(sums, sums_of_units(lanes + r * 4));
-    __builtin_memcpy(out + r * stride, sums, 4 * sizeof(float));
-    __builtin_memcpy(out + (r + 1) * stride, sums + 4, 4 * sizeof(float));
-  }
+  store_sums(lanes, out, stride);
 }
 
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

@@ -51,8 +51,10 @@ static Index list_candidate_units(Cell& c, Index count) {
   const PlanShape& shape = c.job.shape;
   const Index per_block = max_of<Index>(1, shape.block / kUnit);
   Entry* out = c.s.cell_entries.get();
-  Index units = 0;
-  for (Index i = 0; i < count; ++i) {
+  const bool plain = shape.block == kUnit && shape.keys % kUnit == 0;  // a block is a unit, and all its lanes exist
+  Index units = plain ? count : 0;
+  for (Index i = 0; i < units; ++i) out[i] = {c.s.ids[i], kBytesOfBits[c.s.may[i] & 15U]};
+  for (Index i = units; i < count; ++i) {
     const Index begin = c.s.ids[i] * shape.block, end = min_of(shape.keys, begin + shape.block);
     const std::uint32_t who = kBytesOfBits[c.s.may[i] & 15U];
     for (Index u = 0; u < per_block; ++u) {
@@ -96,7 +98,7 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
   std::int64_t total = 0;
   I sum = int_zero();
   for (Index u = 0; u < units; u += kPanelUnits) {
-    H lane_sums[kPanelUnits];
+    F weights[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(score + u * kUnit + v * kLanes);
       F w = exp_minus<kHuge>(max_keep_nan(floor, x), m);
@@ -105,9 +107,9 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
         w = select(ok, w, zero());
       }
       if constexpr (!kWhole) sum = int_add(sum, to_fixed_point(w));
-      split_units(w, lane_sums + v * kUnitsPerVector);
+      weights[v] = w;
     }
-    half_store(out + u, sums_of_units(lane_sums));
+    half_store(out + u, sums_of_units(weights));
     if (!kWhole && u % 2048 == 2040) {
       total += int_sum(sum);
       sum = int_zero();

@@ -49,7 +49,6 @@ HSATTN_INLINE H half_zero() { return _mm256_setzero_ps(); }
 HSATTN_INLINE H half_load(const float* p) { return _mm256_loadu_ps(p); }
 HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }
 HSATTN_INLINE H add_units(H s, F x) { return _mm256_add_ps(s, x); }
-HSATTN_INLINE H sum_of_units(F x) { return x; }
 HSATTN_INLINE H half_mul(H a, float b) { return _mm256_mul_ps(a, _mm256_set1_ps(b)); }
 using I = __m256i;
 HSATTN_INLINE I int_zero() { return _mm256_setzero_si256(); }
@@ -62,10 +61,17 @@ HSATTN_INLINE std::int64_t int_sum(I x) {
   for (const std::uint32_t one : lane) sum += one;
   return sum;
 }
-HSATTN_INLINE H sums_of_units(const H* u) {
+HSATTN_INLINE H sums_of_units(const F* u) {
   const H a = _mm256_hadd_ps(_mm256_hadd_ps(u[0], u[1]), _mm256_hadd_ps(u[2], u[3]));
   const H b = _mm256_hadd_ps(_mm256_hadd_ps(u[4], u[5]), _mm256_hadd_ps(u[6], u[7]));
   return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+HSATTN_INLINE void store_sums(const F* x, float* out, Index stride) {
+  for (int r = 0; r < 4; r += 2) {
+    const H sums = sums_of_units(x + 4 * r);
+    _mm_storeu_ps(out + r * stride, _mm256_castps256_ps128(sums));
+    _mm_storeu_ps(out + (r + 1) * stride, _mm256_extractf128_ps(sums, 1));
+  }
 }
 HSATTN_INLINE M above(F x, F y) { return _mm256_cmp_ps(x, y, _CMP_GT_OQ); }
 HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
@@ -106,4 +112,3 @@ HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
 }
 HSATTN_INLINE bool has_vnni() { return false; }
 HSATTN_INLINE M lanes_of_word(unsigned word) { return mask_from_bits(word); }
-HSATTN_INLINE void split_units(F x, H* unit) { unit[0] = x; }

@@ -44,7 +44,6 @@ HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }
 HSATTN_INLINE H add_units(H s, F x) {
   return _mm256_add_ps(_mm256_add_ps(s, _mm512_castps512_ps256(x)), _mm512_extractf32x8_ps(x, 1));
 }
-HSATTN_INLINE H sum_of_units(F x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
 HSATTN_INLINE H half_mul(H a, float b) { return _mm256_mul_ps(a, _mm256_set1_ps(b)); }
 // x >= 0 in units of 2^-20, as integers: sums of them do not depend on the order.
 using I = __m512i;
@@ -55,11 +54,30 @@ HSATTN_INLINE std::int64_t int_sum(I x) {
   return _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(x)),
                                                   _mm512_cvtepu32_epi64(_mm512_extracti32x8_epi32(x, 1))));
 }
-// Sums of the 8 lanes of each of 8 units.
-HSATTN_INLINE H sums_of_units(const H* u) {
-  const H a = _mm256_hadd_ps(_mm256_hadd_ps(u[0], u[1]), _mm256_hadd_ps(u[2], u[3]));
-  const H b = _mm256_hadd_ps(_mm256_hadd_ps(u[4], u[5]), _mm256_hadd_ps(u[6], u[7]));
-  return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+// Quarter i of the result: the sums of the quarters i of 4 vectors.
+HSATTN_INLINE F sums_of_quarters(const F* x) {
+  const __m512d a = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1])));
+  const __m512d b = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3])));
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+}
+// Sums of the lanes of each of the 8 units of a panel.
+HSATTN_INLINE H sums_of_units(const F* x) {
+  const F quarters = sums_of_quarters(x);
+  const F units = _mm512_add_ps(quarters, _mm512_shuffle_f32x4(quarters, quarters, 0xb1));
+  const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0);
+  return _mm512_castps512_ps256(_mm512_permutexvar_ps(order, units));
+}
+// out[r][i] = the sum of the lanes of x[4 r + i], for 4 rows of 4.
+HSATTN_INLINE void store_sums(const F* x, float* out, Index stride) {
+  const F a = sums_of_quarters(x), b = sums_of_quarters(x + 4), c = sums_of_quarters(x + 8);
+  const F d = sums_of_quarters(x + 12);
+  const F ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const F cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+  const F sums = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  _mm_storeu_ps(out, _mm512_castps512_ps128(sums));
+  _mm_storeu_ps(out + stride, _mm512_extractf32x4_ps(sums, 1));
+  _mm_storeu_ps(out + 2 * stride, _mm512_extractf32x4_ps(sums, 2));
+  _mm_storeu_ps(out + 3 * stride, _mm512_extractf32x4_ps(sums, 3));
 }
 HSATTN_INLINE M above(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
 // bytes[i] |= flag in the lanes of m.
@@ -112,7 +130,3 @@ HSATTN_INLINE F pairs_of_lanes(F low, F high) {
 }
 HSATTN_INLINE bool has_vnni() { return __builtin_cpu_supports("avx512vnni") != 0; }
 HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
-HSATTN_INLINE void split_units(F x, H* unit) {
-  unit[0] = _mm512_castps512_ps256(x);
-  unit[1] = _mm512_extractf32x8_ps(x, 1);
-}

@@ -80,7 +80,6 @@ HSATTN_INLINE H add_units(H s, F x) {
   __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + 32, sizeof high);
   return (s + low) + high;
 }
-HSATTN_INLINE H sum_of_units(F x) { return add_units(half_zero(), x); }
 HSATTN_INLINE H half_mul(H a, float b) { return a * b; }
 HSATTN_INLINE I int_zero() { return I{}; }
 HSATTN_INLINE I to_fixed_point(F x) { return __builtin_convertvector(round_nearest(x * 1048576.0F), I); }
@@ -90,12 +89,18 @@ HSATTN_INLINE std::int64_t int_sum(I x) {
   for (int i = 0; i < kLanes; ++i) sum += static_cast<std::uint32_t>(x[i]);
   return sum;
 }
-HSATTN_INLINE H sums_of_units(const H* u) {
+HSATTN_INLINE float sum_of_unit(F x, int u) {
+  float q[4];
+  for (int i = 0; i < 4; ++i) q[i] = x[8 * u + i] + x[8 * u + 4 + i];
+  return (q[0] + q[2]) + (q[1] + q[3]);
+}
+HSATTN_INLINE H sums_of_units(const F* x) {
   H sums{};
-  for (int i = 0; i < 8; ++i) {
-    sums[i] = ((u[i][0] + u[i][1]) + (u[i][2] + u[i][3])) + ((u[i][4] + u[i][5]) + (u[i][6] + u[i][7]));
-  }
+  for (int i = 0; i < 8; ++i) sums[i] = sum_of_unit(x[i / 2], i % 2);
   return sums;
+}
+HSATTN_INLINE void store_sums(const F* x, float* out, Index stride) {
+  for (int i = 0; i < 16; ++i) out[i / 4 * stride + i % 4] = sum_of_unit(x[i], 0) + sum_of_unit(x[i], 1);
 }
 HSATTN_INLINE M above(F x, F y) { return bits_of(x > y); }
 HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
@@ -128,7 +133,6 @@ HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
 }
 HSATTN_INLINE bool has_vnni() { return false; }
 HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
-HSATTN_INLINE void split_units(F x, H* unit) { __builtin_memcpy(unit, &x, sizeof x); }
 // Pairs of bfloat16. The sum takes the upper products first, then the lower ones, each rounded to float32.
 HSATTN_INLINE F and_bits(F x, std::uint32_t mask) {
   return reinterpret_cast<F>(reinterpret_cast<I>(x) & static_cast<std::int32_t>(mask));

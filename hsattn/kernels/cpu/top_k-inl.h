@@ -20,33 +20,6 @@ HSATTN_INLINE Index count_at_least(const float* x, Index n, float t) {
   return count;
 }
 
-// The k-th largest (k from 1) of x[0, n); reorders x.
-static float kth_largest(float* x, Index n, Index k) {
-  Index begin = 0, end = n;
-  const Index want = k - 1;
-  while (end - begin > 1) {
-    const float pivot = x[begin + (end - begin) / 2];
-    Index i = begin, j = end - 1;
-    while (i <= j) {
-      while (x[i] > pivot) ++i;
-      while (x[j] < pivot) --j;
-      if (i <= j) {
-        const float t = x[i];
-        x[i++] = x[j];
-        x[j--] = t;
-      }
-    }
-    if (want <= j) {
-      end = j + 1;
-    } else if (want >= i) {
-      begin = i;
-    } else {
-      return x[want];
-    }
-  }
-  return x[begin];
-}
-
 struct Bracket {
   float low, high;            // low <= the threshold < high
   Index from_low, from_high;  // elements at least low, at least high
@@ -73,14 +46,18 @@ static Bracket narrow(const float* x, Index n, Index k, Bracket b) {
 
 // What one pass over the scores of a stage finds.
 struct Survey {
-  Index allowed = 0, from_low = 0, from_high = 0;
+  Index allowed = 0, from_high = 0, between = 0;  // items; those that reach `high`; those from `low` up to it
   float smallest = 0, largest = 0;
 };
 
+HSATTN_INLINE Index compress_floats(float* out, const float* in, M m) {
+  return compress(reinterpret_cast<std::int32_t*>(out), reinterpret_cast<const std::int32_t*>(in), m);
+}
+
 // Copies the scores that bit `bit` of `may` allows to `work`, -inf elsewhere; those that are not finite become the
-// lowest. Counts how many reach two thresholds.
+// lowest. The scores in [low, high) go to `inside` as well.
 static Survey survey(const float* score, const std::uint8_t* may, unsigned bit, Index n, float low, float high,
-                     float* work) {
+                     float* work, float* inside) {
   const F outside = set1(-__builtin_inff()), lowest = set1(kMasked);
   F top = lowest, bottom = set1(-kMasked);
   Survey out;
@@ -89,25 +66,37 @@ static Survey survey(const float* score, const std::uint8_t* may, unsigned bit, 
     const F s = load(score + i);
     const F value = select(finite(s), s, lowest);
     const F masked = select(ok, value, outside);
+    store(work + i, masked);
     out.allowed += __builtin_popcount(bits(ok));
-    out.from_low += __builtin_popcount(bits(at_least(masked, set1(low))));
     out.from_high += __builtin_popcount(bits(at_least(masked, set1(high))));
+    const M in = both(at_least(masked, set1(low)), above(set1(high), masked));
+    out.between += compress_floats(inside + out.between, work + i, in);
     top = max_keep_nan(top, masked);
     bottom = min_keep_nan(bottom, select(ok, value, bottom));
-    store(work + i, masked);
   }
   out.largest = reduce_max(top);
   out.smallest = -reduce_max(sub(zero(), bottom));
   return out;
 }
 
+// The elements of x[0, n) in [low, high) to `out`, which may be x.
+static Index take_between(const float* x, Index n, float low, float high, float* out) {
+  Index count = 0;
+  for (Index i = 0; i < n; i += kLanes) {
+    const F value = load(x + i);
+    count += compress_floats(out + count, x + i, both(at_least(value, set1(low)), above(set1(high), value)));
+  }
+  return count;
+}
+
 // The bracket that the hint suggests, if the survey bears it out; else one that holds everything.
 HSATTN_INLINE Bracket first_bracket(const Survey& s, Index k, float low, float high, Hint* hint) {
   Bracket b{s.smallest, __builtin_inff(), s.allowed, 0};
-  const bool low_holds = s.from_low >= k && low >= s.smallest, high_holds = s.from_high < k && high <= s.largest;
+  const Index from_low = s.from_high + s.between;
+  const bool low_holds = from_low >= k && low >= s.smallest, high_holds = s.from_high < k && high <= s.largest;
   if (low_holds) {
     b.low = low;
-    b.from_low = s.from_low;
+    b.from_low = from_low;
   }
   if (high_holds) {
     b.high = high;
@@ -126,31 +115,48 @@ HSATTN_INLINE Bracket first_bracket(const Survey& s, Index k, float low, float h
   return b;
 }
 
+// The k-th largest (k from 1 to n) of the few x[0, n), which is followed by room for a vector. By counting, as branches
+// on scores cannot be guessed.
+static Threshold kth_of_few(float* x, Index n, Index k) {
+  store(x + n, set1(__builtin_inff()));
+  if (k == n) {
+    F bottom = load(x);
+    for (Index i = kLanes; i < n; i += kLanes) bottom = min_keep_nan(bottom, load(x + i));
+    return {-reduce_max(sub(zero(), bottom)), -1};
+  }
+  store(x + n, set1(-__builtin_inff()));
+  for (Index j = 0; j < n; ++j) {
+    Index more = 0;
+    for (Index i = 0; i < n; i += kLanes) more += __builtin_popcount(bits(above(load(x + i), set1(x[j]))));
+    if (more >= k) continue;
+    const Index reach = count_at_least(x, n, x[j]);
+    if (reach >= k) return {x[j], reach == k ? -1 : k - more};
+  }
+  return {kMasked, -1};  // never: one of them is the k-th
+}
+
 // The threshold of the k best of the items that bit `bit` of may[i] allows. n is a multiple of 16; work, where their
 // scores are left, and spare have room for n and a vector more.
 static Threshold find_threshold(const float* score, const std::uint8_t* may, unsigned bit, Index n, Index k,
                                 float* work, float* spare, Hint* hint) {
   const float low = hint->value - hint->spread, high = hint->value + hint->spread;
-  const Survey s = survey(score, may, bit, n, low, high, work);
+  const Survey s = survey(score, may, bit, n, low, high, work, spare);
   if (s.allowed <= k) return {kMasked, -1};
   Bracket b = first_bracket(s, k, low, high, hint);
-  if (b.from_low - b.from_high > 4 * kFew) b = narrow(work, n, k, b);
-  Index inside = 0;
-  for (Index i = 0; i < n; i += kLanes) {
-    const F x = load(work + i);
-    const M in = both(at_least(x, set1(b.low)), above(set1(b.high), x));
-    inside +=
-        compress(reinterpret_cast<std::int32_t*>(spare + inside), reinterpret_cast<const std::int32_t*>(work + i), in);
+  Index inside = s.between;
+  if (b.low != low || b.high != high) {
+    b = narrow(work, n, k, b);
+    inside = take_between(work, n, b.low, b.high, spare);
+  } else if (inside > kFew) {
+    store(spare + inside, set1(-__builtin_inff()));
+    const Bracket all{b.low, b.high, inside, 0};
+    const Bracket few = narrow(spare, inside, k - b.from_high, all);
+    b.from_high += few.from_high;
+    inside = take_between(spare, inside, few.low, few.high, spare);
   }
-  const Index want = k - b.from_high;
-  const float value = kth_largest(spare, inside, want);
-  hint->value = value;
-  Index more = 0, equal = 0;
-  for (Index i = 0; i < inside; ++i) {
-    more += spare[i] > value ? 1 : 0;
-    equal += spare[i] == value ? 1 : 0;
-  }
-  return {value, more + equal == want ? -1 : want - more};
+  const Threshold found = kth_of_few(spare, inside, k - b.from_high);
+  hint->value = found.value;
+  return found;
 }
 
 // How many of the largest of x[0, n) reach `need`, none of them below 0, added up as integers of factor * x; `need` is
