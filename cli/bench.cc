@@ -1,85 +1,93 @@
-#include <iomanip>
-#include <iostream>
-#include <nlohmann/json.hpp>
+#include <algorithm>
+#include <optional>
 
+#include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "hsattn/base/error.h"
-#include "lm/eval/attention_bench.h"
+#include "lm/data/files.h"
 #include "lm/options/json_options.h"
-#include "lm/train/environment.h"
 
 namespace hsattn::cli {
 namespace {
 
-nlohmann::ordered_json result(const lm::BenchRow& row, const char* pass, double ms, double sdpa_ms, double error) {
-  return {{"length", row.length},
-          {"pass", pass},
-          {"ms", ms},
-          {"sdpa_ms", sdpa_ms},
-          {"ratio", sdpa_ms / ms},
-          {"plan_ms", row.plan},
-          {"attended_tokens", row.attended_tokens},
-          {"max_error", error}};
-}
+struct Options : lm::BenchOptions {
+  bool json = false;
+  std::string save, baseline;
+  double fail_below = 0;
 
-void print_json(lm::BenchOptions& options, const std::vector<lm::BenchRow>& rows, std::ostream& out) {
-  nlohmann::ordered_json json = lm::to_json(options);
-  json["environment"] = lm::describe_environment(lm::use_threads(options.threads));
-  json["results"] = nlohmann::ordered_json::array();
-  for (const lm::BenchRow& row : rows) {
-    json["results"].push_back(result(row, "forward", row.forward, row.sdpa_forward, row.error_forward));
-    if (!options.backward) continue;
-    json["results"].push_back(result(row, "forward+backward", row.both, row.sdpa_both, row.error_backward));
+  void visit(lm::OptionVisitor& option) override {
+    option("json", json, "print one JSON object instead of the table");
+    option("save", save, "write that JSON object to this file, besides");
+    option("baseline", baseline, "an earlier run's JSON, to compare each row with");
+    option("fail_below", fail_below, "exit code 1 if a row is less than so many times as fast as in the baseline");
+    lm::BenchOptions::visit(option);
   }
-  out << json.dump() << "\n";
-}
+};
 
-void print_row(std::ostream& out, const std::vector<std::string>& cells) {
-  for (const std::string& cell : cells) out << std::right << std::setw(12) << cell;
-  out << "\n";
-}
-
-void print_table(const lm::BenchOptions& o, const std::vector<lm::BenchRow>& rows, std::ostream& out) {
-  out << o.attention.attention << (o.attention.attention == "hsa" ? " (" + o.attention.preset + ")" : "")
-      << " against SDPA of torch " << lm::torch_version() << ": float32, causal, " << o.heads << " heads of " << o.dim
-      << ", " << o.queries << " queries, threads: " << lm::use_threads(o.threads) << "; milliseconds, median of "
-      << o.repeats << "\n";
-  print_row(out, {"length", "plan", "attend", "forward", "SDPA", "faster"});
-  for (const lm::BenchRow& row : rows) {
-    print_row(out, {std::to_string(row.length), fixed(row.plan, 2), fixed(std::max(row.forward - row.plan, 0.0), 2),
-                    fixed(row.forward, 2), fixed(row.sdpa_forward, 2), fixed(row.sdpa_forward / row.forward, 2) + "x"});
-  }
-  if (!o.backward) return;
-  print_row(out, {"length", "fwd + bwd", "SDPA", "faster", "attended", "error"});
-  for (const lm::BenchRow& row : rows) {
-    std::ostringstream error;
-    error << std::setprecision(1) << std::scientific << std::max(row.error_forward, row.error_backward);
-    print_row(out, {std::to_string(row.length), fixed(row.both, 2), fixed(row.sdpa_both, 2),
-                    fixed(row.sdpa_both / row.both, 2) + "x", fixed(row.attended_tokens, 0), error.str()});
-  }
-}
-
-int run(const Arguments& arguments, std::ostream& out) {
-  lm::BenchOptions options;
-  parse_arguments(arguments, options);
+std::vector<lm::BenchCase> checked_cases(const Options& options) {
   try {
     lm::check_bench_options(options);
+    check(options.fail_below >= 0, "fail_below is ", options.fail_below, "; at least 0 is right");
+    check(options.fail_below == 0 || !options.baseline.empty(), "fail_below needs a baseline; name it, too");
+    return lm::bench_cases(options);
   } catch (const InvalidArgument& error) {
     throw UsageError(error.what());
   }
-  Progress progress;
-  const auto rows = lm::bench_attention(options, interrupted(), [&](const std::string& text) { progress.line(text); });
-  if (options.json) {
-    print_json(options, rows, out);
-  } else {
-    print_table(options, rows, out);
+}
+
+// Read before anything runs, so that a wrong file costs no time.
+Baseline baseline_for(const std::string& path, lm::BenchOptions& options, const std::vector<lm::BenchCase>& cases) {
+  if (path.empty()) return {};
+  Baseline baseline = read_baseline(path, options);
+  const bool useful = std::any_of(cases.begin(), cases.end(), [&](const auto& c) { return baseline.contains(c.name); });
+  if (!useful) throw lm::FileError(path + ": has none of the rows that would run; the same options are right");
+  return baseline;
+}
+
+// Names of rows that are less than `fail_below` times as fast as before, separated by commas.
+std::string too_slow(const std::vector<lm::BenchRow>& rows, const Baseline& baseline, double fail_below) {
+  std::string names;
+  for (const lm::BenchRow& row : rows) {
+    const auto before = baseline.find(row.which.name);
+    if (!row.skipped.empty() || before == baseline.end() || before->second.ours / row.ours >= fail_below) continue;
+    names += (names.empty() ? "" : ", ") + row.which.name;
   }
-  return interrupted() ? kInterrupted : kSuccess;
+  return names;
+}
+
+int run(const Arguments& arguments, std::ostream& out) {
+  Options options;
+  parse_arguments(arguments, options);
+  const std::vector<lm::BenchCase> cases = checked_cases(options);
+  lm::BenchOptions described = options;  // those that JSON shows: without files and output
+  BenchReport report;
+  report.baseline = baseline_for(options.baseline, described, cases);
+  std::optional<lm::AtomicFile> file;  // opened first: a wrong path costs no time, either
+  if (!options.save.empty()) file.emplace(options.save);
+  Progress progress;
+  report.peak = lm::measure_fma_peak();
+  report.rows =
+      lm::bench_attention(cases, options.repeats, interrupted(), [&](const std::string& text) { progress.line(text); });
+  const std::string json = bench_json(described, report).dump() + "\n";
+  if (options.json) {
+    out << json;
+  } else {
+    print_bench(described, report, out);
+  }
+  if (interrupted()) return kInterrupted;  // what was saved earlier stays: these rows are not all
+  if (file) {
+    file->write(json);
+    file->commit();
+  }
+  const std::string slow = too_slow(report.rows, report.baseline, options.fail_below);
+  if (slow.empty()) return kSuccess;
+  progress.line(concat("less than ", options.fail_below, " times as fast as before: ", slow));
+  return kFailure;
 }
 
 void print(std::ostream& out) {
-  lm::BenchOptions options;
+  Options options;
   print_options(options, out);
 }
 
@@ -87,7 +95,9 @@ void print(std::ostream& out) {
 
 Command bench_command() {
   return {"bench", "attention alone against PyTorch's SDPA: checked, then timed",
-          "  hsattn bench --lengths 4096,8192,16384\n"
+          "  hsattn bench --save before.json\n"
+          "  hsattn bench --only growth\n"
+          "  hsattn bench --quick --only training --baseline before.json --fail-below 0.9\n"
           "  hsattn bench --pattern full --lengths 8192 --threads 2\n"
           "  hsattn bench --preset any_model --lengths 8192,32768 --no-backward --json\n",
           run, print};

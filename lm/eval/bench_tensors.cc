@@ -80,22 +80,25 @@ Tensor read_npy(const std::string& path) {
   return array.to(at::kFloat);
 }
 
-BenchTensors bench_tensors(const BenchOptions& o, Index length) {
-  at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(o.seed));
+BenchTensors bench_tensors(const BenchCase& c) {
+  at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(c.seed));
   const auto noise = [&](Index heads, Index dim) {
-    return at::empty({o.batch, heads, length, dim}, at::kFloat).normal_(0, 1, generator);
+    return at::empty({c.batch, heads, c.length, dim}, at::kFloat).normal_(0, 1, generator);
   };
   BenchTensors t;
-  if (o.queries == "correlated" || o.queries == "random") {
-    const Index kv_heads = o.kv_heads > 0 ? o.kv_heads : o.heads;
-    t = {noise(o.heads, o.dim), noise(kv_heads, o.dim), noise(kv_heads, o.dim), Tensor()};
-    if (o.queries == "correlated") correlate(t.q);
+  if (c.queries == "correlated" || c.queries == "random") {
+    t = {noise(c.heads, c.dim), noise(c.kv_heads, c.dim), noise(c.kv_heads, c.dim), Tensor()};
+    if (c.queries == "correlated") correlate(t.q);
     t.q.mul_(kPeakedness);
   } else {
-    const std::string stem = o.queries.substr(0, o.queries.size() - std::string_view("q.npy").size());
-    t = {recorded(o.queries, length), recorded(stem + "k.npy", length), recorded(stem + "v.npy", length), Tensor()};
+    const std::string stem = c.queries.substr(0, c.queries.size() - std::string_view("q.npy").size());
+    t = {recorded(c.queries, c.length), recorded(stem + "k.npy", c.length), recorded(stem + "v.npy", c.length),
+         Tensor()};
   }
-  t.dout = noise(t.q.size(1), t.q.size(3)).slice(0, 0, t.q.size(0)).contiguous();
+  if (c.backward) t.dout = noise(t.q.size(1), t.q.size(3)).slice(0, 0, t.q.size(0)).contiguous();
+  for (Tensor* x : {&t.q, &t.k, &t.v, &t.dout}) {
+    if (c.bf16 && x->defined()) *x = x->to(at::kBFloat16);
+  }
   return t;
 }
 

@@ -40,45 +40,85 @@ double attended_tokens(const PlanView& plan) {
   return sum / static_cast<double>(std::min<Index>(shape.queries, 256));
 }
 
-}  // namespace
+// Some rows of attention in double, and their gradients.
+struct Exact {
+  Tensor rows;                    // [rows]: positions
+  Tensor o;                       // [B, H, rows, d]
+  Tensor dout;                    // [B, H, n, d], of q's type
+  std::vector<Tensor> gradients;  // dq, dk, dv; these and dout only if asked for
+};
 
-OpCheck check_op(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, int64_t rows,
-                 bool backward) {
-  Tensor o, lse, kept;
-  {
-    const at::NoGradGuard no_gradient;
-    std::tie(o, lse, kept) = op_forward(options, q, k, v, /*keep_plan=*/true);
-  }
-  const PlanView plan = plan_view(options, q, k, kept);
+Exact exact_rows(const PlanView& plan, const Tensor& q, const Tensor& k, const Tensor& v, Index rows, bool backward) {
   const std::vector<Index> positions = even_positions(q.size(2), rows);
-  const at::AutoGradMode with_gradient(true);
-  const auto exact_leaf = [](const Tensor& x) { return x.detach().to(at::kDouble).requires_grad_(); };
-  const Tensor dq = exact_leaf(q), dk = exact_leaf(k), dv = exact_leaf(v);
-  const Tensor index = at::tensor(positions);
-  std::vector<Tensor> exact;
+  const at::AutoGradMode with_gradient(backward);
+  const auto leaf = [&](const Tensor& x) { return backward ? x.detach().to(at::kDouble).requires_grad_() : x; };
+  const Tensor dq = leaf(q), dk = leaf(k), dv = leaf(v);
+  std::vector<Tensor> outputs;
   for (Index b = 0; b < q.size(0); ++b) {
     for (Index h = 0; h < q.size(1); ++h) {
       const Index kv = h / (q.size(1) / k.size(1));
-      const Tensor queries = dq[b][h], keys = dk[b][kv], values = dv[b][kv];
+      const auto head = [&](const Tensor& x, Index i) { return x[b][i].to(at::kDouble); };  // one at a time: memory
+      const Tensor queries = head(dq, h), keys = head(dk, kv), values = head(dv, kv);
       for (const Index p : positions) {
-        exact.push_back(exact_row(queries[p], keys, values, spans_of(plan, b, kv, p), plan.shape.pooling).output);
+        outputs.push_back(exact_row(queries[p], keys, values, spans_of(plan, b, kv, p), plan.shape.pooling).output);
       }
     }
   }
-  const Tensor exact_o = at::stack(exact).view({q.size(0), q.size(1), static_cast<Index>(positions.size()), q.size(3)});
+  const Tensor o = at::stack(outputs).view({q.size(0), q.size(1), static_cast<Index>(positions.size()), q.size(3)});
+  Exact exact{at::tensor(positions), o.detach(), Tensor(), {}};
+  if (!backward) return exact;
+  const at::Generator generator = at::detail::createCPUGenerator(1);
+  const Tensor gradient = at::empty_like(exact.o).normal_(0, 1, generator).to(q.scalar_type());
+  exact.gradients = torch::autograd::grad({o}, {dq, dk, dv}, {gradient.to(at::kDouble)});
+  exact.dout = at::zeros_like(q, at::MemoryFormat::Contiguous).index_copy_(2, exact.rows, gradient);
+  return exact;
+}
+
+double forward_error_of(const Tensor& o, const Exact& exact) {
+  return error_share({{o.index_select(2, exact.rows), exact.o}});
+}
+
+double backward_error_of(const Tensor& dq, const Tensor& dk, const Tensor& dv, const Exact& exact) {
+  return error_share({{dq, exact.gradients[0]}, {dk, exact.gradients[1]}, {dv, exact.gradients[2]}});
+}
+
+}  // namespace
+
+Tensor causal_sdpa(const Tensor& q, const Tensor& k, const Tensor& v) {
+  const bool grouped = k.size(1) != q.size(1);
+  return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, std::nullopt, grouped);
+}
+
+OpCheck check_op(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, int64_t rows,
+                 bool backward) {
+  const at::NoGradGuard no_gradient;
+  const auto [o, lse, kept] = op_forward(options, q, k, v, /*keep_plan=*/true);
+  const PlanView plan = plan_view(options, q, k, kept);
+  const Exact exact = exact_rows(plan, q, k, v, rows, backward);
   OpCheck result;
-  result.forward_error = error_share({{o.index_select(2, index), exact_o.detach()}});
+  result.forward_error = forward_error_of(o, exact);
   result.attended_tokens = attended_tokens(plan);
   if (!backward) return result;
+  const auto [dq, dk, dv] = op_backward(options, exact.dout, q, k, v, o, lse, kept);
+  result.backward_error = backward_error_of(dq, dk, dv, exact);
+  return result;
+}
 
-  const at::Generator generator = at::detail::createCPUGenerator(1);
-  const Tensor gradient = at::empty_like(exact_o).normal_(0, 1, generator);
-  const auto expected = torch::autograd::grad({exact_o}, {dq, dk, dv}, {gradient});
-  const Tensor dout =
-      at::zeros_like(q, at::MemoryFormat::Contiguous).index_copy_(2, index, gradient.to(q.scalar_type()));
-  const at::NoGradGuard no_gradient;
-  const auto [got_q, got_k, got_v] = op_backward(options, dout, q, k, v, o, lse, kept);
-  result.backward_error = error_share({{got_q, expected[0]}, {got_k, expected[1]}, {got_v, expected[2]}});
+OpCheck check_causal_sdpa(const Tensor& q, const Tensor& k, const Tensor& v, int64_t rows, bool backward) {
+  PlanOptions full;
+  full.pattern = Pattern::kFull;
+  const PlanView plan = plan_view(full, q, k, at::empty({0}, at::kInt));
+  const Exact exact = exact_rows(plan, q, k, v, rows, backward);
+  const at::AutoGradMode with_gradient(backward);
+  const auto leaf = [&](const Tensor& x) { return x.detach().requires_grad_(backward); };
+  const Tensor lq = leaf(q), lk = leaf(k), lv = leaf(v);
+  const Tensor o = causal_sdpa(lq, lk, lv);
+  OpCheck result;
+  result.forward_error = forward_error_of(o.detach(), exact);
+  result.attended_tokens = attended_tokens(plan);
+  if (!backward) return result;
+  const auto grads = torch::autograd::grad({o}, {lq, lk, lv}, {exact.dout});
+  result.backward_error = backward_error_of(grads[0], grads[1], grads[2], exact);
   return result;
 }
 

@@ -1,4 +1,4 @@
-// Compares the ops with exact rows in double, forward and backward, at any length.
+// Compares the ops, and PyTorch's SDPA, with exact rows in double, forward and backward, at any length.
 #pragma once
 
 #include "hsattn/plan/options.h"
@@ -16,5 +16,11 @@ struct OpCheck {
 /// gradient, so that all of dk and dv can be told exactly.
 OpCheck check_op(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                  int64_t rows, bool backward);
+
+/// PyTorch's causal attention of the same tensors, as the ops take them.
+at::Tensor causal_sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+/// The same of causal_sdpa(): what the type of the tensors costs alone.
+OpCheck check_causal_sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t rows, bool backward);
 
 }  // namespace hsattn::lm

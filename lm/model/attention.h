@@ -39,9 +39,11 @@ std::vector<int64_t> budgets_of(const HsaOptions& options);
 /// Lists of `hsa`: int32 [B, Hkv, n, slots], block ids, -1 at the end.
 at::Tensor plan_of(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k);
 
-/// Forward and backward of the ops as they are, without autograd: for benchmarks and self-checks.
+/// Forward and backward of the ops as they are, without autograd: for benchmarks and self-checks. Without `plan` the op
+/// chooses its own.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> op_forward(const PlanOptions& options, const at::Tensor& q,
-                                                          const at::Tensor& k, const at::Tensor& v, bool keep_plan);
+                                                          const at::Tensor& k, const at::Tensor& v, bool keep_plan,
+                                                          const std::optional<at::Tensor>& plan = {});
 std::tuple<at::Tensor, at::Tensor, at::Tensor> op_backward(const PlanOptions& options, const at::Tensor& dout,
                                                            const at::Tensor& q, const at::Tensor& k,
                                                            const at::Tensor& v, const at::Tensor& o,

@@ -35,11 +35,12 @@ std::vector<int64_t> budgets_of(const HsaOptions& o) {
           o.min_top_k};
 }
 
-Three op_forward(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, bool keep_plan) {
+Three op_forward(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, bool keep_plan,
+                 const std::optional<Tensor>& plan) {
   using Signature = Three(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::string_view,
                           bool, at::IntArrayRef, std::optional<double>, bool, const std::optional<Tensor>&);
   static const auto op = find_op<Signature>("hsattn::attention_forward");
-  return op.call(q, k, v, std::nullopt, name_of(options.pattern), options.causal, budgets_of(options.hsa), std::nullopt,
+  return op.call(q, k, v, plan, name_of(options.pattern), options.causal, budgets_of(options.hsa), std::nullopt,
                  keep_plan, std::nullopt);
 }
 

@@ -54,8 +54,15 @@ std::string resolve_precision(const std::string& option) {
 }
 
 double peak_memory_mib() { return proc_mib("/proc/self/status", "VmHWM"); }
+double resident_memory_mib() { return proc_mib("/proc/self/status", "VmRSS"); }
 double total_memory_mib() { return proc_mib("/proc/meminfo", "MemTotal"); }
 double available_memory_mib() { return proc_mib("/proc/meminfo", "MemAvailable"); }
+
+bool forget_peak_memory() {
+  std::ofstream file("/proc/self/clear_refs");
+  file << 5 << std::flush;  // proc(5): resets VmHWM
+  return file.good();
+}
 
 std::string torch_version() { return TORCH_VERSION; }
 

@@ -19,6 +19,10 @@ std::string resolve_precision(const std::string& option);
 
 /// Largest resident memory of this process so far, in MiB, as the kernel counts it.
 double peak_memory_mib();
+/// Resident memory of this process now, in MiB.
+double resident_memory_mib();
+/// Peak memory counts from now on; false if the kernel does not allow it.
+bool forget_peak_memory();
 /// Memory of the machine and what is available, in MiB; 0 if unknown.
 double total_memory_mib();
 double available_memory_mib();

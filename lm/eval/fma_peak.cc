@@ -1,0 +1,80 @@
+#include "lm/eval/fma_peak.h"
+
+#include <algorithm>
+
+#include "lm/eval/timing.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace hsattn::lm {
+namespace {
+
+#if defined(__x86_64__)
+
+// Sums in flight: two instructions each cycle times a latency of 4 to 6 cycles, and no more than AVX2's registers hold.
+constexpr int kSums = 12;
+constexpr long kRounds = 200'000;  // of kSums instructions: about 1 ms
+
+// Hides the value of a register from the compiler, which would do equal sums once.
+#define HSATTN_KEEP(value) __asm__ volatile("" : "+v"(value))
+
+__attribute__((target("avx2,fma"))) void multiply_avx2() {
+  __m256 sums[kSums] = {};
+  const __m256 half = _mm256_set1_ps(0.5F);
+  for (long i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 12
+    for (__m256& sum : sums) {
+      sum = _mm256_fmadd_ps(sum, half, half);
+      HSATTN_KEEP(sum);
+    }
+  }
+}
+
+__attribute__((target("avx512f"))) void multiply_avx512() {
+  __m512 sums[kSums] = {};
+  const __m512 half = _mm512_set1_ps(0.5F);
+  for (long i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 12
+    for (__m512& sum : sums) {
+      sum = _mm512_fmadd_ps(sum, half, half);
+      HSATTN_KEEP(sum);
+    }
+  }
+}
+
+__attribute__((target("avx512f,avx512bf16"))) void multiply_bf16() {
+  __m512 sums[kSums] = {};
+  const auto half = (__m512bh)_mm512_set1_epi32(0x3f003f00);  // 0.5, twice
+  for (long i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 12
+    for (__m512& sum : sums) {
+      sum = _mm512_dpbf16_ps(sum, half, half);
+      HSATTN_KEEP(sum);
+    }
+  }
+}
+
+// `flop`: operations of one instruction.
+double gflops(void (*loop)(), double flop) {
+  double best = 1e9;  // milliseconds
+  for (int i = 0; i < 30; ++i) best = std::min(best, milliseconds(loop));
+  return flop * kSums * static_cast<double>(kRounds) / best / 1e6;
+}
+
+#endif
+
+}  // namespace
+
+FmaPeak measure_fma_peak() {
+  FmaPeak peak;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) peak.float32 = gflops(multiply_avx2, 2 * 8);
+  if (__builtin_cpu_supports("avx512f")) peak.float32 = std::max(peak.float32, gflops(multiply_avx512, 2 * 16));
+  if (__builtin_cpu_supports("avx512bf16")) peak.bfloat16 = gflops(multiply_bf16, 2 * 32);
+#endif
+  return peak;
+}
+
+}  // namespace hsattn::lm
