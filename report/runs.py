@@ -132,7 +132,10 @@ def read_bench(path):
     rows = {}
     for line in read_json(path, required=True).get("results", []):
         row = rows.setdefault(line["length"], BenchRow(line["length"]))
-        setattr(row, "forward" if line["pass"] == "forward" else "both", Times(line.get("ms"), line.get("sdpa_ms")))
+        which = "forward" if line["pass"] == "forward" else "both"
+        if getattr(row, which).hsa is not None:
+            raise ReportError(f"{path}: two rows of {line['length']} tokens, {line['pass']}; `--lengths` makes one")
+        setattr(row, which, Times(line.get("ms"), line.get("sdpa_ms")))
     if not rows:
         raise ReportError(f"{path}: holds no results")
     return [rows[length] for length in sorted(rows)]

@@ -108,6 +108,14 @@ def test_an_empty_benchmark_is_an_error(tmp_path):
         read_bench(path)
 
 
+def test_a_benchmark_of_different_attentions_is_an_error(tmp_path):
+    path = write_bench(tmp_path / "bench.json")
+    results = json.loads(path.read_text())["results"]
+    path.write_text(json.dumps({"results": [*results, results[0]]}))
+    with pytest.raises(ReportError, match="two rows of 8192 tokens, forward"):
+        read_bench(path)
+
+
 def test_lines_that_are_complete_are_all_read(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\n')
