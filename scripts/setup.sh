@@ -4,21 +4,24 @@
 # torch.compile (python3-dev), C++ tests (libgtest-dev), .gz texts (zlib1g-dev), JSON (nlohmann-json3-dev).
 debian_packages=(g++ cmake ninja-build pkg-config python3 python3-venv python3-dev libgtest-dev zlib1g-dev
   nlohmann-json3-dev)
+# For 64-bit ARM besides: the cross compiler, and the emulator that runs what it makes.
+aarch64_packages=(g++-aarch64-linux-gnu qemu-user-static)
 
 missing_packages() {
   local package
-  for package in "${debian_packages[@]}"; do
+  for package in "$@"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$package"
   done
 }
 
+# setup_system [PACKAGE...]: debian_packages and those named.
 setup_system() {
   command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || {
     check_tools_without_apt
     return
   }
   local missing as_root=()
-  missing=$(missing_packages)
+  missing=$(missing_packages "${debian_packages[@]}" "$@")
   [ -n "$missing" ] || return 0
   if [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo)

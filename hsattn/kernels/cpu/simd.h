@@ -7,6 +7,8 @@
 
 #if defined(HSATTN_SIMD_AVX512) || defined(HSATTN_SIMD_AVX2)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <cstdint>
@@ -122,7 +124,7 @@ HSATTN_INLINE float negligible_below(float m) {
 
 // One lane of fma().
 HSATTN_INLINE float fused_multiply_add(float a, float b, float c) {
-#if defined(HSATTN_SIMD_AVX512) || defined(HSATTN_SIMD_AVX2)
+#if defined(HSATTN_SIMD_AVX512) || defined(HSATTN_SIMD_AVX2) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;

@@ -17,8 +17,25 @@ HSATTN_INLINE void store(float* p, F x) { __builtin_memcpy(p, &x, sizeof x); }
 HSATTN_INLINE F add(F a, F b) { return a + b; }
 HSATTN_INLINE F sub(F a, F b) { return a - b; }
 HSATTN_INLINE F mul(F a, F b) { return a * b; }
+#if defined(__aarch64__)
+// As four registers of NEON. The compiler may not fuse products and sums by itself.
+union Quarters {
+  F floats;
+  I integers;
+  float32x4_t f[4];
+  int32x4_t i[4];
+};
+HSATTN_INLINE F fma(F a, F b, F c) {
+  const Quarters x{a}, y{b};
+  Quarters sum{c};
+  for (int i = 0; i < 4; ++i) sum.f[i] = vfmaq_f32(sum.f[i], x.f[i], y.f[i]);
+  return sum.floats;
+}
+HSATTN_INLINE F minus_product(F a, F b, F c) { return fma(-a, b, c); }
+#else
 HSATTN_INLINE F fma(F a, F b, F c) { return a * b + c; }
 HSATTN_INLINE F minus_product(F a, F b, F c) { return c - a * b; }
+#endif
 HSATTN_INLINE F max_keep_nan(F floor, F x) { return floor > x ? floor : x; }
 HSATTN_INLINE F min_keep_nan(F ceiling, F x) { return ceiling < x ? ceiling : x; }
 // Beyond 2^23 every float is an integer already; NaN stays.
@@ -116,14 +133,31 @@ HSATTN_INLINE Index compress(std::int32_t* out, const std::int32_t* in, M m) {
 }
 HSATTN_INLINE I int_set1(std::int32_t x) { return I{} + x; }
 HSATTN_INLINE F to_float(I x) { return __builtin_convertvector(x, F); }
-typedef std::uint8_t Bytes __attribute__((vector_size(64)));
-typedef std::int8_t SignedBytes __attribute__((vector_size(64)));
 HSATTN_INLINE I load_byte_units(const std::uint8_t* const* unit, Index offset) {
   I x;
   __builtin_memcpy(&x, unit[0] + offset, 32);
   __builtin_memcpy(reinterpret_cast<char*>(&x) + 32, unit[1] + offset, 32);
   return x;
 }
+#if defined(__aarch64__)
+// Signed bytes times signed ones, which NEON has in every processor: 128 is taken off `bytes`, and 128 times the others
+// added again. Two products, each at most 128 * 127 as no signed byte is -128, fit into 16 bits.
+template <bool kVnni>
+HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
+  const Quarters x{.integers = bytes}, y{.integers = signed_bytes};
+  Quarters total{.integers = sum};
+  for (int i = 0; i < 4; ++i) {
+    const int8x16_t a = veorq_s8(vreinterpretq_s8_s32(x.i[i]), vdupq_n_s8(-128));
+    const int8x16_t b = vreinterpretq_s8_s32(y.i[i]);
+    const int16x8_t pairs = vpaddq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)), vmull_high_s8(a, b));
+    const int32x4_t offset = vshlq_n_s32(vpaddlq_s16(vpaddlq_s8(b)), 7);
+    total.i[i] = vpadalq_s16(vaddq_s32(total.i[i], offset), pairs);
+  }
+  return total.integers;
+}
+#else
+typedef std::uint8_t Bytes __attribute__((vector_size(64)));
+typedef std::int8_t SignedBytes __attribute__((vector_size(64)));
 template <bool kVnni>
 HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
   const auto a = reinterpret_cast<Bytes>(bytes);
@@ -131,6 +165,7 @@ HSATTN_INLINE I add_byte_products(I sum, I bytes, I signed_bytes) {
   for (int i = 0; i < 4 * kLanes; ++i) sum[i / 4] += static_cast<std::int32_t>(a[i]) * b[i];
   return sum;
 }
+#endif
 HSATTN_INLINE bool has_vnni() { return false; }
 HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
 // Pairs of bfloat16. The sum takes the upper products first, then the lower ones, each rounded to float32.
