@@ -44,7 +44,8 @@ def attention(
 
     Args:
         q: [batch, heads, n, dim], float32, bfloat16, float16 or float64; dim from 8 to 256. Under torch.autocast it
-            becomes autocast's type first, as for torch's SDPA. A view whose last stride is 1 is read in place; any other tensor is copied.
+            becomes autocast's type first, as for torch's SDPA. A view whose last stride is 1 is read in place; any
+            other tensor is copied.
         k, v: [batch, kv_heads, m, dim], type of q; heads is a multiple of kv_heads. Query i has position i + m - n.
         pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks).
         causal: a position sees no later token; the mask is aligned at the bottom right.
@@ -70,8 +71,9 @@ def attention(
         return_lse: also return the log of each softmax denominator.
 
     Returns:
-        o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n], float32 (float64 if q is). A row that sees no token
-        gives o = 0 and lse = -inf. Gradients reach q, k and v, through o and lse; the selection carries none.
+        o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n], float32 (float64 if q is). A
+        row that sees no token gives o = 0 and lse = -inf. Gradients reach q, k and v, through o and lse; the selection
+        carries none.
 
     Raises:
         TypeError for a wrong type, ValueError for an option that cannot be, RuntimeError for shapes or budgets that do
