@@ -1,6 +1,8 @@
 // The library's loops on torch's threads.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -11,11 +13,16 @@
 
 namespace hsattn::torch_ops {
 
+inline const pid_t loaded_by = getpid();
+
 /// Obeys torch.set_num_threads. Tasks are handed out one by one, not in equal shares as at::parallel_for would: causal
 /// attention makes late tasks heavier.
 class TorchExecutor final : public Executor {
  public:
-  int threads() const override { return static_cast<int>(torch::stable::get_num_threads()); }
+  /// One in a child of fork(): GNU OpenMP, which torch's loops run on, waits there for the parent's threads for ever.
+  int threads() const override {
+    return getpid() == loaded_by ? static_cast<int>(torch::stable::get_num_threads()) : 1;
+  }
 
   void run(Index tasks, const std::function<void(Index)>& body) override {
     const Index workers = std::min<Index>(threads(), tasks);

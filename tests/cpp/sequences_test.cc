@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <functional>
+#include <type_traits>
 
 #include "support/problem.h"
 
 namespace hsattn {
 namespace {
 
+using testing::LseOf;
 using testing::one_of;
 using testing::Problem;
 using testing::Random;
@@ -33,7 +35,7 @@ Solution<T> solve_each(const Problem& p, const Tensors<T>& in, const Sequences& 
   Solution<T> out;
   const auto new_outputs = [&] {
     out.o = Tensor<T>(p.batch, p.heads, p.queries, p.dim, p.layout);
-    out.lse.assign(static_cast<std::size_t>(p.batch * p.heads * p.queries), std::numeric_limits<T>::quiet_NaN());
+    out.lse.assign(static_cast<std::size_t>(p.batch * p.heads * p.queries), std::numeric_limits<float>::quiet_NaN());
     return AttentionOutputs{out.o.view(), out.lse.data()};
   };
   attention_forward(in.inputs(p), sequences, p.options, new_outputs(), kept.data(), executor);
@@ -98,7 +100,7 @@ Solution<T> part_of(const Solution<T>& from, const Problem& p, const Sequence& s
                  part_of(from.dv, s.batch, s.keys),
                  {}};
   for (Index h = 0; h < p.heads; ++h) {
-    const T* row = from.lse.data() + (s.batch * p.heads + h) * p.queries;
+    const auto* row = from.lse.data() + (s.batch * p.heads + h) * p.queries;
     to.lse.insert(to.lse.end(), row + s.queries.begin, row + s.queries.end);
   }
   return to;
@@ -174,7 +176,8 @@ void for_each_ragged(std::uint64_t seed, int repeats, Visit visit) {
     for (const Form form : {Form::kPacked, Form::kLeftPadded, Form::kRightPadded}) {
       const Ragged r = random_ragged(random, form, i % 2 == 1);
       SCOPED_TRACE(describe(r.problem) + concat(", repeat ", i, ", form ", static_cast<int>(form)));
-      visit(r.problem, r.sequences, random_tensors(r.problem, static_cast<std::uint64_t>(i)));
+      with_stored_tensors(r.problem, static_cast<std::uint64_t>(i),
+                          [&](const auto& in) { visit(r.problem, r.sequences, in); });
       if (::testing::Test::HasFatalFailure()) return;
     }
   }
@@ -182,8 +185,8 @@ void for_each_ragged(std::uint64_t seed, int repeats, Visit visit) {
 
 TEST(Sequences, EachHasTheBitsThatItHasAlone) {
   Index sequences_compared = 0, lists = 0;
-  for_each_ragged(71, 14, [&](const Problem& p, const Sequences& sequences, const Tensors<float>& in) {
-    ASSERT_EQ(strangers<float>(p, in, sequences, honest<float>), 0);
+  for_each_ragged(71, 14, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
+    ASSERT_EQ(strangers<T>(p, in, sequences, honest<T>), 0);
     sequences_compared += std::ssize(sequences);
     for (const PlanShape& s : plan_shapes(p.options, p.kv_heads, sequences)) {
       lists += s.slots() > 0 && s.queries > 0 && s.left(s.keys - 1).size() > s.slots();
@@ -194,29 +197,30 @@ TEST(Sequences, EachHasTheBitsThatItHasAlone) {
 }
 
 TEST(Sequences, InFloat64Too) {
-  for_each_ragged(72, 2, [&](const Problem& p, const Sequences& sequences, const Tensors<float>& in) {
-    ASSERT_EQ(strangers<double>(p, in_double(in), sequences, honest<double>), 0);
+  for_each_ragged(72, 2, [&](const Problem& p, const Sequences& sequences, const auto&) {
+    ASSERT_EQ(strangers<double>(p, in_double(random_tensors(p, 1)), sequences, honest<double>), 0);
   });
 }
 
 TEST(Sequences, TheTestCatchesBlocksThatStraddle) {
   Index straddled = 0, caught = 0;
-  for_each_ragged(73, 4, [&](const Problem& p, const Sequences& sequences, const Tensors<float>& in) {
+  for_each_ragged(73, 4, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
     const Index block = plan_shape(p.options, 1, 1, 0, 0).block;
     const Index expected = std::count_if(sequences.begin(), sequences.end(), [&](const Sequence& s) {
       return s.queries.size() > 0 && s.keys.begin % block != 0 && p.options.pattern != Pattern::kLocal;
     });
     straddled += expected;
-    caught += expected > 0 ? strangers<float>(p, in, sequences, straddling<float>) : 0;
+    caught += expected > 0 ? strangers<T>(p, in, sequences, straddling<T>) : 0;
   });
   EXPECT_GT(straddled, 10);
   EXPECT_GE(caught, straddled);
 }
 
 // Sequences that move, though only tokens of sequence `changed` (or, if -1, of none) hold other values.
-Index moved(const Problem& p, const Tensors<float>& in, const Sequences& sequences, Index changed, float value,
-            const Solve<float>& solve) {
-  Tensors<float> other = in;
+template <class T>
+Index moved(const Problem& p, const Tensors<T>& in, const Sequences& sequences, Index changed, float value,
+            const std::type_identity_t<Solve<T>>& solve) {
+  Tensors<T> other = in;
   const auto owner = [&](Index b, Index t, Range Sequence::* side) {
     for (std::size_t i = 0; i < sequences.size(); ++i) {
       if (sequences[i].batch == b && (sequences[i].*side).contains(t)) return static_cast<Index>(i);
@@ -227,11 +231,11 @@ Index moved(const Problem& p, const Tensors<float>& in, const Sequences& sequenc
                                      {&other.dout, &Sequence::queries},
                                      {&other.k, &Sequence::keys},
                                      {&other.v, &Sequence::keys}}) {
-    tensor->for_each([&, side = side](float& x, Index b, Index, Index t, Index) {
-      if (owner(b, t, side) == changed) x = value;
+    tensor->for_each([&, side = side](T& x, Index b, Index, Index t, Index) {
+      if (owner(b, t, side) == changed) x = T(value);
     });
   }
-  const Solution<float> before = solve(p, in, sequences), after = solve(p, other, sequences);
+  const Solution<T> before = solve(p, in, sequences), after = solve(p, other, sequences);
   Index count = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     if (static_cast<Index>(i) == changed) continue;
@@ -242,10 +246,10 @@ Index moved(const Problem& p, const Tensors<float>& in, const Sequences& sequenc
 
 TEST(Sequences, NothingPassesFromOneToAnother) {
   Random random(1);
-  for_each_ragged(74, 6, [&](const Problem& p, const Sequences& sequences, const Tensors<float>& in) {
+  for_each_ragged(74, 6, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
     const Index changed = uniform(random, 0, std::ssize(sequences) - 1);
     for (const float value : {3.0F, std::numeric_limits<float>::quiet_NaN()}) {
-      ASSERT_EQ(moved(p, in, sequences, changed, value, honest<float>), 0) << "sequence " << changed;
+      ASSERT_EQ(moved(p, in, sequences, changed, value, honest<T>), 0) << "sequence " << changed;
     }
   });
 }
@@ -255,9 +259,10 @@ TEST(Sequences, TheTestCatchesALeakAcrossBlocks) {
   p.options.pattern = Pattern::kFull;
   const std::vector<Index> offsets{0, 29, 75};
   const Sequences sequences = packed_sequences(offsets, offsets);
-  const Tensors<float> in = random_tensors(p, 1);
-  EXPECT_EQ(moved(p, in, sequences, 0, 3, honest<float>), 0);
-  EXPECT_EQ(moved(p, in, sequences, 0, 3, straddling<float>), 1);
+  with_stored_tensors(p, 1, [&]<class T>(const Tensors<T>& in) {
+    EXPECT_EQ(moved(p, in, sequences, 0, 3, honest<T>), 0);
+    EXPECT_EQ(moved(p, in, sequences, 0, 3, straddling<T>), 1);
+  });
 }
 
 template <class T>
@@ -267,16 +272,16 @@ void expect_tokens_of_none(const Tensor<T>& tensor, const Sequences& sequences, 
     const bool owned = std::any_of(sequences.begin(), sequences.end(),
                                    [&](const Sequence& s) { return s.batch == b && (s.*side).contains(t); });
     tokens_of_none += !owned;
-    ASSERT_TRUE(owned || x == 0) << "batch " << b << ", token " << t;
+    ASSERT_TRUE(owned || static_cast<float>(x) == 0) << "batch " << b << ", token " << t;
   });
   EXPECT_GT(tokens_of_none, 0);
 }
 
 TEST(Sequences, WhatPaddingHoldsMovesNothing) {
-  for_each_ragged(75, 6, [&](const Problem& p, const Sequences& sequences, const Tensors<float>& in) {
+  for_each_ragged(75, 6, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
-    ASSERT_EQ(moved(p, in, sequences, -1, nan, honest<float>), 0);
-    const Solution<float> out = honest(p, in, sequences);
+    ASSERT_EQ(moved(p, in, sequences, -1, nan, honest<T>), 0);
+    const Solution<T> out = honest(p, in, sequences);
     expect_tokens_of_none(out.dk, sequences, &Sequence::keys);
     expect_tokens_of_none(out.dv, sequences, &Sequence::keys);
     if (p.batch == 1 || p.queries == p.keys) {
@@ -285,16 +290,16 @@ TEST(Sequences, WhatPaddingHoldsMovesNothing) {
     }
     Index rows_of_none = p.batch * p.queries;
     for (const Sequence& s : sequences) rows_of_none -= s.queries.size();
-    const auto without = std::count(out.lse.begin(), out.lse.end(), -std::numeric_limits<float>::infinity());
+    const auto without = std::count(out.lse.begin(), out.lse.end(), -std::numeric_limits<LseOf<T>>::infinity());
     ASSERT_GE(without, rows_of_none * p.heads);
-    for (const float lse : out.lse) ASSERT_FALSE(std::isnan(lse));
+    for (const auto lse : out.lse) ASSERT_FALSE(std::isnan(lse));
   });
 }
 
 TEST(Sequences, ThreadsDoNotShow) {
   const auto two = make_thread_pool(2), five = make_thread_pool(5);
-  for_each_ragged(76, 6, [&](const Problem& p, const Sequences& sequences, const Tensors<float>& in) {
-    const Solution<float> right = honest(p, in, sequences);
+  for_each_ragged(76, 6, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
+    const Solution<T> right = honest(p, in, sequences);
     for (Executor* executor : {two.get(), five.get()}) {
       ASSERT_TRUE(same_bits(solve_each(p, in, sequences, *executor), right)) << executor->threads() << " threads";
     }
@@ -308,21 +313,23 @@ TEST(Sequences, ManyShortOnesAndOneLong) {
   const Sequences sequences = packed_sequences(offsets, offsets);
   Problem p{.name = "many", .heads = 2, .kv_heads = 1, .queries = offsets.back(), .keys = offsets.back(), .dim = 16};
   p.options = testing::searching_options(random, true);
-  const Tensors<float> in = random_tensors(p, 2);
-  const auto pool = make_thread_pool(3);
-  const Solve<float> threaded = [&](const Problem& problem, const Tensors<float>& tensors, const Sequences& s) {
-    return solve_each(problem, tensors, s, *pool);
-  };
-  EXPECT_EQ(strangers<float>(p, in, sequences, honest<float>), 0);
-  EXPECT_EQ(strangers<float>(p, in, sequences, threaded), 0);
+  with_stored_tensors(p, 2, [&]<class T>(const Tensors<T>& in) {
+    const auto pool = make_thread_pool(3);
+    const Solve<T> threaded = [&](const Problem& problem, const Tensors<T>& tensors, const Sequences& s) {
+      return solve_each(problem, tensors, s, *pool);
+    };
+    EXPECT_EQ(strangers<T>(p, in, sequences, honest<T>), 0);
+    EXPECT_EQ(strangers<T>(p, in, sequences, threaded), 0);
+  });
 }
 
 TEST(Sequences, OneThatHoldsAllIsAnOrdinaryCall) {
   Random random(10);
   Problem p{.name = "one", .heads = 2, .kv_heads = 2, .queries = 90, .keys = 130, .dim = 16};
   p.options = testing::searching_options(random, true);
-  const Tensors<float> in = random_tensors(p, 2);
-  EXPECT_TRUE(same_bits(honest(p, in, {{0, {0, 90}, {0, 130}}}), solve(p, in, plan_of(p, in))));
+  with_stored_tensors(p, 2, [&]<class T>(const Tensors<T>& in) {
+    EXPECT_TRUE(same_bits(honest(p, in, {{0, {0, 90}, {0, 130}}}), solve(p, in, plan_of(p, in))));
+  });
 }
 
 TEST(Sequences, NoSequenceAtAllGivesZeros) {
@@ -337,13 +344,14 @@ TEST(Sequences, NoSequenceAtAllGivesZeros) {
 TEST(Sequences, QueriesWithoutKeysAndKeysWithoutQueries) {
   Problem p{.name = "empty sides", .queries = 6, .keys = 9, .dim = 8};
   const Sequences sequences{{0, {0, 3}, {4, 4}}, {0, {3, 3}, {0, 4}}, {0, {3, 6}, {4, 9}}, {0, {6, 6}, {9, 9}}};
-  const Tensors<float> in = random_tensors(p, 1);
-  EXPECT_EQ(strangers<float>(p, in, sequences, honest<float>), 0);
-  const Solution<float> out = honest(p, in, sequences);
-  for (Index c = 0; c < p.dim; ++c) {
-    EXPECT_EQ(out.o.row(0, 0, 2)[c], 0);
-    EXPECT_EQ(out.dk.row(0, 0, 3)[c], 0);
-  }
+  with_stored_tensors(p, 1, [&]<class T>(const Tensors<T>& in) {
+    EXPECT_EQ(strangers<T>(p, in, sequences, honest<T>), 0);
+    const Solution<T> out = honest(p, in, sequences);
+    for (Index c = 0; c < p.dim; ++c) {
+      EXPECT_EQ(static_cast<float>(out.o.row(0, 0, 2)[c]), 0);
+      EXPECT_EQ(static_cast<float>(out.dk.row(0, 0, 3)[c]), 0);
+    }
+  });
 }
 
 TEST(Sequences, ForwardMayShareKeys) {
@@ -351,12 +359,13 @@ TEST(Sequences, ForwardMayShareKeys) {
   Problem p{.name = "shared prefix", .heads = 2, .kv_heads = 1, .queries = 30, .keys = 200, .dim = 16};
   p.options = testing::searching_options(random, true);
   const Sequences sequences{{0, {0, 10}, {0, 150}}, {0, {10, 30}, {0, 200}}};
-  const Tensors<float> in = random_tensors(p, 2);
-  Tensor<float> o(1, 2, 30, 16);
-  attention_forward(in.inputs(p), sequences, p.options, {o.view()});
-  for (const Sequence& s : sequences) {
-    EXPECT_TRUE(same_bits(part_of(o, 0, s.queries), solve_alone(p, in, s).o));
-  }
+  with_stored_tensors(p, 2, [&]<class T>(const Tensors<T>& in) {
+    Tensor<T> o(1, 2, 30, 16);
+    attention_forward(in.inputs(p), sequences, p.options, {o.view()});
+    for (const Sequence& s : sequences) {
+      EXPECT_TRUE(same_bits(part_of(o, 0, s.queries), solve_alone(p, in, s).o));
+    }
+  });
 }
 
 TEST(Sequences, PackedOnesFollowFromOffsets) {

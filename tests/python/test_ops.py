@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch._inductor.config
 from helpers import SMALL, problem
 
 import hsattn
@@ -85,14 +84,6 @@ def _loss(q, k, v, plan=None):
     options = {} if plan is not None else {**SMALL, "far_field": True}
     o, lse = hsattn.attention(q * 2, k, v, plan=plan, return_lse=True, **options)
     return o.square().mean() + lse.mean()
-
-
-@pytest.fixture
-def fresh_compiler():
-    """No code of earlier runs: torch's cache on disk does not notice that an autograd formula was changed."""
-    torch._dynamo.reset()
-    with torch._inductor.config.patch(force_disable_caches=True):
-        yield
 
 
 @pytest.mark.usefixtures("fresh_compiler")

@@ -201,5 +201,9 @@ template Solution<float> solve_forward(const Problem&, const Tensors<float>&, co
 template Solution<double> solve_forward(const Problem&, const Tensors<double>&, const PlanView&, Executor&);
 template Solution<float> solve(const Problem&, const Tensors<float>&, const PlanView&, Executor&);
 template Solution<double> solve(const Problem&, const Tensors<double>&, const PlanView&, Executor&);
+template Plan plan_of(const Problem&, const Tensors<BFloat16>&, Executor&);
+template Solution<BFloat16> solve(const Problem&, const Tensors<BFloat16>&, const PlanView&, Executor&);
+template Plan plan_of(const Problem&, const Tensors<Float16>&, Executor&);
+template Solution<Float16> solve(const Problem&, const Tensors<Float16>&, const PlanView&, Executor&);
 
 }  // namespace hsattn::testing

@@ -22,7 +22,7 @@ T one_of(Random& random, std::initializer_list<T> choices) {
 }
 
 /// The type in which tensors are stored, by the environment variable HSATTN_TEST_TYPE: float32 (or not set), bfloat16
-/// or float16. Tests keep numbers as floats that the type can hold; solve() and plan_of() hand them over in the type.
+/// or float16. Tests keep numbers as floats that the type can hold; solve() and plan_of() hand floats over in the type.
 DType stored_type();
 
 /// x as it is stored.
@@ -62,11 +62,21 @@ struct Tensors {
 Tensors<float> random_tensors(const Problem& problem, std::uint64_t seed);
 Tensors<double> in_double(const Tensors<float>& tensors);
 
+/// body(tensors) with the tensors of random_tensors() in stored_type(), a type of C++.
+template <class Body>
+void with_stored_tensors(const Problem& problem, std::uint64_t seed, const Body& body) {
+  const Tensors<float> in = random_tensors(problem, seed);
+  with_element_type(stored_type(), [&](auto element) {
+    const auto stored = [&](const Tensor<float>& x) { return converted<decltype(element)>(x, problem.layout); };
+    body(Tensors<decltype(element)>{stored(in.q), stored(in.k), stored(in.v), stored(in.dout)});
+  });
+}
+
 /// What forward and backward give.
 template <class T>
 struct Solution {
   Tensor<T> o, dq, dk, dv;
-  std::vector<T> lse;
+  std::vector<LseOf<T>> lse;
 };
 
 /// attention_forward and attention_backward of the public interface, into outputs full of NaN.

@@ -12,6 +12,10 @@
 
 namespace hsattn::testing {
 
+/// The type of lse beside tensors of T; see lse_type().
+template <class T>
+using LseOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 /// How a tensor [batch, heads, tokens, dim] lies in memory.
 ///   kContiguous  as it is written
 ///   kTokenMajor  [batch, tokens, heads, dim], as a projection layer leaves it
