@@ -1,6 +1,7 @@
 #include "hsattn/kernels/cpu/node_gradients.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "hsattn/kernels/cpu/pack.h"
 
@@ -15,7 +16,7 @@ void add_scaled(const float* from, float factor, Index count, float* to) {
 // none. A NaN wins, as it did when the maximum was taken.
 void add_what_won(const float* node, const float* child, Index count, float* node_gradient, float* to) {
   for (Index d = 0; d < count; ++d) {
-    const bool won = child[d] == node[d] || child[d] != child[d];
+    const bool won = child[d] == node[d] || std::isnan(child[d]);
     to[d] += won ? node_gradient[d] : 0.0F;
     node_gradient[d] = won ? 0.0F : node_gradient[d];
   }
