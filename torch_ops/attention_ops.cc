@@ -65,6 +65,14 @@ std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, cons
   return {o, lse, kept};
 }
 
+std::tuple<Tensor, Tensor> attention_no_grad(const Tensor& q, const Tensor& k, const Tensor& v,
+                                             const std::optional<Tensor>& plan, const std::string& pattern, bool causal,
+                                             const Budgets& budgets, std::optional<double> scale,
+                                             const std::optional<Tensor>& sequences) {
+  const auto [o, lse, none] = attention_forward(q, k, v, plan, pattern, causal, budgets, scale, false, sequences);
+  return {o, lse};
+}
+
 std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout_given, const Tensor& q_given,
                                                       const Tensor& k_given, const Tensor& v_given,
                                                       const Tensor& o_given, const Tensor& lse_given,

@@ -1,7 +1,7 @@
 // The library's loops on torch's threads.
 #pragma once
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -13,16 +13,15 @@
 
 namespace hsattn::torch_ops {
 
-inline const pid_t loaded_by = getpid();
+inline bool forked = false;  // this process is a child of fork() of one that had loaded the ops
+inline const int watching = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 /// Obeys torch.set_num_threads. Tasks are handed out one by one, not in equal shares as at::parallel_for would: causal
 /// attention makes late tasks heavier.
 class TorchExecutor final : public Executor {
  public:
   /// One in a child of fork(): GNU OpenMP, which torch's loops run on, waits there for the parent's threads for ever.
-  int threads() const override {
-    return getpid() == loaded_by ? static_cast<int>(torch::stable::get_num_threads()) : 1;
-  }
+  int threads() const override { return forked ? 1 : static_cast<int>(torch::stable::get_num_threads()); }
 
   void run(Index tasks, const std::function<void(Index)>& body) override {
     const Index workers = std::min<Index>(threads(), tasks);

@@ -21,6 +21,12 @@ std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q, const Tens
                                                      bool causal, const Budgets& budgets, std::optional<double> scale,
                                                      bool keep_plan, const std::optional<Tensor>& sequences);
 
+/// o and lse of attention_forward, for calls that no gradient will be asked of: torch runs no Python for it.
+std::tuple<Tensor, Tensor> attention_no_grad(const Tensor& q, const Tensor& k, const Tensor& v,
+                                             const std::optional<Tensor>& plan, const std::string& pattern, bool causal,
+                                             const Budgets& budgets, std::optional<double> scale,
+                                             const std::optional<Tensor>& sequences);
+
 /// dq, dk, dv, with the plan held fixed. `kept`: lists of the forward pass, or an empty tensor: they are found again,
 /// bit-equal.
 std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,

@@ -7,6 +7,9 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
       "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? plan, str pattern, bool causal, int[] budgets, "
       "float? scale, bool keep_plan, Tensor? sequences=None) -> (Tensor o, Tensor lse, Tensor kept)");
   m.def(
+      "attention_no_grad(Tensor q, Tensor k, Tensor v, Tensor? plan, str pattern, bool causal, int[] budgets, "
+      "float? scale, Tensor? sequences=None) -> (Tensor o, Tensor lse)");
+  m.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor kept, str pattern, "
       "bool causal, int[] budgets, float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
@@ -24,6 +27,7 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("attention_forward", TORCH_BOX(&hsattn::torch_ops::attention_forward));
+  m.impl("attention_no_grad", TORCH_BOX(&hsattn::torch_ops::attention_no_grad));
   m.impl("attention_backward", TORCH_BOX(&hsattn::torch_ops::attention_backward));
   m.impl("make_plan", TORCH_BOX(&hsattn::torch_ops::make_plan));
   m.impl("packed_sequences", TORCH_BOX(&hsattn::torch_ops::packed_sequences));

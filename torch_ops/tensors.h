@@ -2,7 +2,7 @@
 #pragma once
 
 #include <optional>
-#include <string>
+#include <ostream>
 #include <vector>
 
 #include "hsattn/base/error.h"
@@ -15,10 +15,16 @@ namespace hsattn::torch_ops {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (Index i = 0; i < t.dim(); ++i) text += concat(i == 0 ? "" : ", ", t.size(i));
-  return text + "]";
+/// Prints a shape; text is made only for a message that is thrown, as a call on a few tokens takes microseconds.
+struct ShapeOf {
+  const Tensor& tensor;
+};
+inline ShapeOf shape_of(const Tensor& t) { return {t}; }
+
+inline std::ostream& operator<<(std::ostream& out, const ShapeOf& shape) {
+  out << "[";
+  for (Index i = 0; i < shape.tensor.dim(); ++i) out << (i == 0 ? "" : ", ") << shape.tensor.size(i);
+  return out << "]";
 }
 
 inline DType dtype_of(const char* who, const char* name, const Tensor& t) {

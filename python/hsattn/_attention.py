@@ -103,8 +103,11 @@ def attention(
         pattern, causal, budgets = _options_of(plan, q, k, pattern, causal, budgets)
         lists = plan.kept
     q, k, v = (_computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
-    keep_plan = plan is None and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    o, lse, _ = ops.attention_forward(q, k, v, lists, pattern, causal, list(budgets), scale, keep_plan, sequences)
+    rules = (pattern, causal, list(budgets), scale)
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        o, lse, _ = ops.attention_forward(q, k, v, lists, *rules, plan is None, sequences)
+    else:
+        o, lse = ops.attention_no_grad(q, k, v, lists, *rules, sequences)
     return (o, lse) if return_lse else o
 
 

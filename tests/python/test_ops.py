@@ -31,6 +31,17 @@ def test_opcheck_forward(pattern, causal, budgets, grad):
 
 
 @pytest.mark.parametrize(("pattern", "causal", "budgets"), OPTIONS)
+def test_without_gradients_the_bits_are_the_same(pattern, causal, budgets):
+    q, k, v = problem(70, heads=4, kv_heads=2)
+    options = (pattern, causal, list(budgets), 0.3)
+    torch.library.opcheck(ops.attention_no_grad, (q, k, v, None, *options))
+    right = ops.attention_forward(q, k, v, None, *options, True)
+    for plan in (None, ops.make_plan(q, k, *options)):
+        for found, exact in zip(ops.attention_no_grad(q, k, v, plan, *options), right[:2], strict=True):
+            assert torch.equal(found, exact)
+
+
+@pytest.mark.parametrize(("pattern", "causal", "budgets"), OPTIONS)
 def test_opcheck_plan_backward_and_map(pattern, causal, budgets):
     q, k, v = problem(70, heads=4, kv_heads=2)
     options = (pattern, causal, list(budgets))

@@ -65,7 +65,7 @@ struct Scratch {
   Buffer<std::int32_t> q_sums;                     // [rows]: -128 times the sum of the row's bytes
   Buffer<std::int32_t> ids, next_ids;              // [capacity]
   Buffer<std::uint8_t> may, next_may, chosen;      // [capacity]
-  Buffer<std::int32_t> lists;                      // [kTile, slots]
+  Buffer<std::int32_t> lists;                      // [positions of a tile, slots]
   Buffer<Entry> cell_entries;                      // [capacity / 8]: candidates of a cell; a byte for each position
   std::vector<std::vector<Entry>> entries;         // [quads]
   std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each

@@ -50,7 +50,8 @@ void find_quad_positions(const HeadJob& job, Index first, Index count, const std
 Scratch::Scratch(const HeadJob& job, bool backward) {
   const char* what = "attention: working memory of a task";
   const Index padded = job.packed->padded_dim;
-  rows = round_up(kTile * job.group, kQuad);
+  const Index positions = std::min(kTile, job.shape.queries);
+  rows = round_up(positions * job.group, kQuad);
   q = allocate_buffer<float>(rows * padded, what);
   o = allocate_buffer<float>(rows * padded, what);
   max = allocate_buffer<float>(rows, what);
@@ -75,7 +76,7 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   far_entries.resize(entries.size());
   far_counts.resize(entries.size());
   if (job.shape.slots() == 0) return;
-  lists = allocate_buffer<std::int32_t>(kTile * job.shape.slots(), what);
+  lists = allocate_buffer<std::int32_t>(positions * job.shape.slots(), what);
   if (job.lists != nullptr) return;
   capacity = search_capacity(job);
   scores = allocate_buffer<float>(round_up(kQuad * job.group, kQuad) * capacity, what);
