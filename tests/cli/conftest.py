@@ -1,18 +1,11 @@
 """The program under test and a small data folder, shared by all tests."""
 
-import os
 import subprocess
-from pathlib import Path
 
 import pytest
+from built_program import program
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = "the quick brown fox jumps over the lazy dog while seven wizards box a jolly old queen"
-
-
-def program():
-    """The built program: HSATTN_PROGRAM, or what `./run build` makes."""
-    return Path(os.environ.get("HSATTN_PROGRAM", ROOT / "build" / "full" / "cli" / "hsattn"))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import program
+from built_program import program
 
 STEP = {
     "step", "tokens", "loss", "perplexity", "tokens_per_s", "peak_memory_mib", "attention_share", "attended_tokens",

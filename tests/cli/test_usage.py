@@ -5,6 +5,7 @@ import re
 import subprocess
 
 import pytest
+from built_program import program
 
 COMMANDS = ("prepare", "train", "eval", "bench", "bench-step", "inspect", "doctor")
 
@@ -114,6 +115,4 @@ def test_a_result_that_cannot_be_written_is_an_error(hsattn):
 
 
 def hsattn_path():
-    from conftest import program
-
     return str(program())
