@@ -17,7 +17,12 @@ HSATTN_INLINE F minus_product(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c);
 HSATTN_INLINE F max_keep_nan(F floor, F x) { return _mm512_max_ps(floor, x); }
 HSATTN_INLINE F min_keep_nan(F ceiling, F x) { return _mm512_min_ps(ceiling, x); }
 HSATTN_INLINE F round_nearest(F x) { return _mm512_roundscale_ps(x, 0); }
-HSATTN_INLINE F scale_by_power(F x, F exponent) { return _mm512_scalef_ps(x, exponent); }
+// x * 2^exponent; 0 for an exponent below -125. Results that are not normal numbers take some of Intel's processors
+// over a hundred cycles, and weights of tokens that are not seen would be such results: without it attention over lists
+// takes 1.6x the time there.
+HSATTN_INLINE F scale_by_power(F x, F exponent) {
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(exponent, _mm512_set1_ps(-125.0F), _CMP_NLT_UQ), x, exponent);
+}
 HSATTN_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
 HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
   return static_cast<M>(bytes[0] | (static_cast<unsigned>(bytes[1]) << 8));
