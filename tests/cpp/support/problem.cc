@@ -57,6 +57,18 @@ std::string describe(const Problem& p) {
                 ", dilation ", o.dilation, ", pattern_seed ", o.pattern_seed);
 }
 
+HsaOptions smallest_budgets(bool far_field) {
+  return {.window = 8,
+          .top_k = 16,
+          .candidates = 32,
+          .block = 4,
+          .sinks = 4,
+          .top_nodes = 8,
+          .beam = 4,
+          .dense_until = 0,
+          .far_field = far_field};
+}
+
 PlanOptions searching_options(Random& random, bool causal) {
   PlanOptions options{Pattern::kHsa, causal, {}};
   options.hsa.block = one_of<Index>(random, {4, 8});
