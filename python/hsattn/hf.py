@@ -104,7 +104,7 @@ def attention_forward(
     token i + keys - queries of each row, so prompts may be cut into chunks. Returns o [batch, queries, heads, dim].
     """
     _refuse(module, dropout, is_causal, others)
-    options = {"scale": scaling, **_options(module.config, module.layer_idx, sliding_window)}
+    options = {"scale": scaling, **_options(module.config, getattr(module, "layer_idx", None), sliding_window)}
     sequences = None
     if attention_mask is not None:
         runs = _runs_of(attention_mask, sliding_window)
@@ -142,7 +142,7 @@ def _tokens_of(ranges: Tensor, tokens: int) -> Tensor:
     return torch.cat([torch.arange(row * tokens + begin, row * tokens + end) for row, begin, end in ranges.tolist()])
 
 
-def _options(config: Any, layer: int, window: int | None) -> dict[str, Any]:
+def _options(config: Any, layer: int | None, window: int | None) -> dict[str, Any]:
     if window is not None:  # the last `window` tokens, itself included; larger blocks would begin earlier
         return {"pattern": "local", "window": window - 1, "block": 1}
     options = dict(getattr(config, "hsattn", None) or {})
