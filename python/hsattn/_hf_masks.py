@@ -48,6 +48,11 @@ def sequences_mask(
     end = q_offset + q_length
     if not torch.compiler.is_compiling():
         end = int(end)
+        if attention_mask is not None and attention_mask.shape[1] < end:
+            raise ValueError(
+                f"hsattn.hf: attention_mask has {attention_mask.shape[1]} columns; it must have one for each of the "
+                f"{end} tokens, those in the cache included"
+            )
         whole = end == kv_offset + kv_length and mask_function is causal_mask_function
         if whole and (attention_mask is None or bool(attention_mask.all())):
             return None

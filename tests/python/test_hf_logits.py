@@ -157,6 +157,9 @@ def test_refused_by_name():
         encoder(given)
     with pytest.raises(NotImplementedError, match="or_mask_function or and_mask_function was given"):
         tiny_model("gemma3", use_bidirectional_attention=True)(given)
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match="attention_mask has 3 columns; it must have one for each of the 43 tokens"):
+        model(given[:, :3], cache=model(given).cache, attention_mask=torch.ones(1, 3, dtype=torch.int64))
     hole = torch.tensor([[1] * 10 + [0] * 5 + [1] * 25])
     with pytest.raises(
         NotImplementedError, match=r"row 0 of attention_mask has real tokens up to 10 and again from 15"
