@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerFast
 import hsattn.hf  # noqa: F401
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed (pip install lm_eval)")
+huggingface = pytest.importorskip("lm_eval.models.huggingface")
+task_files = pytest.importorskip("lm_eval.tasks")
 
 TASK = """
 task: follows
@@ -41,12 +43,10 @@ def test_a_local_task(tmp_path, monkeypatch):
     ]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
     (tmp_path / "follows.yaml").write_text(TASK.format(folder=tmp_path))
-    tasks = lm_eval.tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)
+    tasks = task_files.TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = {}
     for attention in ("hsattn", "sdpa"):
-        model = lm_eval.models.huggingface.HFLM(
-            pretrained=tiny_model("llama", attention), tokenizer=_tokenizer(), batch_size=4
-        )
+        model = huggingface.HFLM(pretrained=tiny_model("llama", attention), tokenizer=_tokenizer(), batch_size=4)
         done = lm_eval.simple_evaluate(model=model, tasks=["follows"], task_manager=tasks, bootstrap_iters=0)
         found[attention] = [s["filtered_resps"] for s in done["samples"]["follows"]]
     assert len(found["sdpa"]) == len(questions)
