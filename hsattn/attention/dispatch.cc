@@ -50,12 +50,12 @@ const char* kernel_name(DType type) {
 }
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor) {
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   if (shape.list_elements() == 0) return;
   with_errors_of("make_plan", [&] {
     if (lists_by_rule(options.pattern)) return list_by_rule(shape, options, blocks, executor);
     const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
-    select(q, k, shape, options, scale, blocks, executor);
+    select(q, k, shape, options, scale, blocks, executor, pooled_keys);
   });
 }
 
@@ -81,7 +81,8 @@ void forward(const AttentionInputs& in, const PlanShape& shape, const PlanOption
     own = allocate_vector<std::int32_t>(shape.list_elements(), "attention_forward: lists");
     keep = own.data();
   }
-  select(in.q, in.k, shape, options, scale, keep, executor);
+  const std::optional<ConstView> pooled_keys = in.pooled ? std::optional(in.pooled->k) : std::nullopt;
+  select(in.q, in.k, shape, options, scale, keep, executor, pooled_keys);
   forward(in, PlanView{shape, keep}, out, executor);
 }
 

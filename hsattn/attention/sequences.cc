@@ -140,6 +140,11 @@ std::vector<std::int32_t*> lists_of(std::span<const PlanShape> shapes, std::int3
 
 void check_inputs_and_sequences(const char* who, const AttentionInputs& in, std::span<const Sequence> sequences) {
   check_inputs(who, in);
+  if (in.pooled) {
+    throw Unsupported(concat(who,
+                             ": pooled keys and values were given with several sequences, which is not supported; ",
+                             "pool and attend each sequence by itself"));
+  }
   check_sequences(who, sequences, in.q.batch, in.q.tokens, in.k.tokens);
 }
 

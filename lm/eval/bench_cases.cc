@@ -154,6 +154,8 @@ void check_bench_options(const BenchOptions& o) {
         "; correlated, random or a file NAME_q.npy are right");
   check(o.attention.ours(), "pattern is ", o.attention.attention, "; one of ", patterns_for_help(), " is right");
   check_attention_options(o.attention);
+  check(!o.attention.has_pooler(), "pooling is ", o.attention.pooling,
+        ", whose parameters belong to a model; mean or max are right here");
 }
 
 std::vector<BenchCase> bench_cases(const BenchOptions& options) {

@@ -140,6 +140,8 @@ InspectReport inspect_model(const InspectOptions& options, const std::atomic<boo
   check(options.layer < config.layers && options.head < config.heads, "inspect: layer ", options.layer, ", head ",
         options.head, "; the model has ", config.layers, " layers of ", config.heads, " heads");
   report.attention = attention_to_show(options.attention, config.attention);
+  check(!report.attention.has_pooler(), "inspect: the model pools with ", report.attention.pooling,
+        ", which is not supported here; --attention hsa shows it with means");
   report.drawn_layer = options.layer < 0 ? config.layers - 1 : options.layer;
   report.drawn_head = options.head;
   const Tensor tokens = read_tokens(options);

@@ -26,6 +26,8 @@ struct AttentionOptions : Options {
   bool ours() const;
   /// The same for one layer of a model: bigbird draws other blocks in each.
   AttentionOptions of_layer(Index layer) const;
+  /// True if the pooling has parameters, which belong to the model (pooling/pooler.h); else it is mean or max.
+  bool has_pooler() const { return pooling != "mean" && pooling != "max"; }
   /// Pattern and budgets for the library; only if ours().
   PlanOptions plan_options() const;
 };
@@ -46,6 +48,7 @@ struct ModelConfig : Options {
   Index hidden = 0;
   double rope_base = 10000;
   AttentionOptions attention;
+  bool pooler_per_layer = false;
 
   void visit(OptionVisitor& option) override;
   void apply_preset() override { attention.apply_preset(); }
@@ -54,6 +57,8 @@ struct ModelConfig : Options {
   Index head_dim() const { return width / heads; }
   /// Width inside the SwiGLU: as given, or 8/3 of the width rounded up to 64.
   Index inner() const { return hidden > 0 ? hidden : (width * 8 / 3 + 63) / 64 * 64; }
+  /// Parameters of the pooling: of one pooler, or one for each layer.
+  Index pooler_parameters() const;
   Index parameters() const;
 };
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 _POOLINGS = ("mean", "max")
+POOLERS = ("attention", "attention_paper", "learnable")  # with parameters: _pooler.py
 _MILLION = 1_000_000  # the ops take whole numbers
 
 # Options whose name given to other patterns would be a mistake: the value that asks for nothing, the patterns that take
@@ -108,6 +109,10 @@ def budgets_of(
         raise TypeError(f"{who}: far_field is {far_field!r}; it must be True or False")
     if levels != "auto" and (not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= 6):
         raise ValueError(f"{who}: levels is {levels!r}; it must be 'auto' or from 1 to 6")
+    if pooling in POOLERS:
+        raise ValueError(
+            f"{who}: pooling {pooling!r} has parameters; give pooled=hsattn.Pooler({pooling!r}, dim)(k, v)"
+        )
     if pooling not in _POOLINGS:
         raise ValueError(f"{who}: pooling is {pooling!r}; it must be one of {', '.join(_POOLINGS)}")
     if not isinstance(mass, (int, float)) or isinstance(mass, bool):

@@ -44,8 +44,9 @@ void empty_lists(const PlanShape& shape, std::int32_t* lists) {
 // Heads of a call, a few at a time: as many are packed at once as there are threads, so that memory stays bounded.
 class Waves {
  public:
-  Waves(const ConstView& k, const ConstView* v, const PackRequest& request, Executor& executor)
-      : k_(k), v_(v), request_(request), executor_(executor), heads_(k.batch * k.heads) {
+  Waves(const ConstView& k, const ConstView* v, const ConstNodes& pooled, const PackRequest& request,
+        Executor& executor)
+      : k_(k), v_(v), pooled_(pooled), request_(request), executor_(executor), heads_(k.batch * k.heads) {
     const Index size = std::min<Index>(heads_, executor.threads());
     for (Index i = 0; i < size; ++i) packed_.push_back(allocate_packed_head(k.tokens, k.dim, request));
   }
@@ -69,6 +70,14 @@ class Waves {
   }
 
  private:
+  GivenNodes given(Index head) const {
+    const auto rows = [&](const ConstView& nodes) {
+      return nodes.data == nullptr ? Rows<const float>{}
+                                   : rows_of<const float>(nodes, head / k_.heads, head % k_.heads);
+    };
+    return {rows(pooled_.k), rows(pooled_.v)};
+  }
+
   void pack(Index first, Index count) {
     const Index units = packed_[0].units;
     const Index chunk = executor_.threads() == 1 ? std::max<Index>(1, units) : std::max<Index>(64, ceil_div(units, 8));
@@ -83,12 +92,13 @@ class Waves {
       PackedHead& head = packed_[static_cast<std::size_t>(i)];
       const auto* flags = head.not_finite.get();
       head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; });
-      build_pyramid(keys(first + i), values(first + i), request_, head);
+      build_pyramid(keys(first + i), values(first + i), given(first + i), request_, head);
     });
   }
 
   const ConstView& k_;
   const ConstView* v_;
+  ConstNodes pooled_;  // without data where the call pools
   PackRequest request_;
   Executor& executor_;
   Index heads_;
@@ -166,7 +176,7 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
   request.step = kernels.step;
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
-  Waves waves(in.k, &in.v, request, executor);
+  Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
@@ -196,7 +206,7 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
 }  // namespace
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor) {
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   if (without_idle_search(shape).slots() == 0) {
     empty_lists(shape, blocks);
     return;
@@ -205,7 +215,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   const SearchBudgets budgets = budgets_of(shape, options);
   PackRequest request = request_for(shape, true, budgets.rescore);
   request.far_field = false;
-  Waves waves(k, nullptr, request, executor);
+  Waves waves(k, nullptr, {pooled_keys.value_or(ConstView()), {}}, request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
@@ -289,9 +299,38 @@ void spread_node_gradients(const PackedHead& packed, const PlanShape& shape, con
   }
 }
 
+// Gradients of nodes that the caller pooled: zero where every position attends everything, so that none was packed.
+void write_node_gradients(const Buffer<float>& sums, bool any, Index padded_dim, const Rows<float>& to) {
+  for (Index i = 0; i < to.count; ++i) {
+    if (any) {
+      std::copy_n(sums.get() + i * padded_dim, to.dim, to.row(i));
+    } else {
+      std::fill_n(to.row(i), to.dim, 0.0F);
+    }
+  }
+}
+
+// What becomes of the gradients of one head.
+struct HeadGradients {
+  WritableRows dk, dv;
+  bool pooled = false;             // nodes were given: no gradient of theirs goes to tokens
+  Rows<float> dk_nodes, dv_nodes;  // then; without rows if they are not wanted
+};
+
+HeadGradients head_gradients(const AttentionInputs& in, const AttentionGradients& grads, Index head) {
+  const Index batch = head / in.k.heads, kv_head = head % in.k.heads;
+  HeadGradients out{
+      writable_rows(grads.dk, batch, kv_head), writable_rows(grads.dv, batch, kv_head), in.pooled.has_value(), {}, {}};
+  if (grads.dpooled) {
+    out.dk_nodes = rows_of<float>(grads.dpooled->k, batch, kv_head);
+    out.dv_nodes = rows_of<float>(grads.dpooled->v, batch, kv_head);
+  }
+  return out;
+}
+
 // Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
 void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count, float scale,
-                 const StoredRows& k, const StoredRows& v, const WritableRows& dk, const WritableRows& dv) {
+                 const StoredRows& k, const StoredRows& v, const HeadGradients& out) {
   GradientSums& sum = ranges[0];
   for (Index r = 1; r < count; ++r) {
     add_into(sum.dk.get(), ranges[r].dk.get(), sum.tokens);
@@ -302,9 +341,14 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
   if (packed.pairs) {  // their queries are not multiplied by it
     for (Index i = 0; i < sum.tokens; ++i) sum.dk[i] *= scale;
   }
-  if (shape.far_field) spread_node_gradients(packed, shape, k, v, sum);
-  write_token_gradients(sum.dk.get(), packed.padded_dim, dk);
-  write_token_gradients(sum.dv.get(), packed.padded_dim, dv);
+  if (out.pooled) {
+    write_node_gradients(sum.dk_nodes, shape.far_field, packed.padded_dim, out.dk_nodes);
+    write_node_gradients(sum.dv_nodes, shape.far_field, packed.padded_dim, out.dv_nodes);
+  } else if (shape.far_field) {
+    spread_node_gradients(packed, shape, k, v, sum);
+  }
+  write_token_gradients(sum.dk.get(), packed.padded_dim, out.dk);
+  write_token_gradients(sum.dv.get(), packed.padded_dim, out.dv);
 }
 
 BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const AttentionSaved& saved,
@@ -333,7 +377,7 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
   request.step = kernels.step;
   const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
-  Waves waves(in.k, &in.v, request, executor);
+  Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   const Index ranges = query_ranges(shape);
   const Index per_range = std::max<Index>(kTile, round_up(ceil_div(shape.queries, ranges), kTile));
   std::vector<GradientSums> sums;
@@ -355,9 +399,7 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
     executor.run(heads, [&](Index i) {
       const Index head = first_head + i;
       finish_head(waves.packed(i), shape, &sums[static_cast<std::size_t>(i * ranges)], ranges,
-                  static_cast<float>(scale), waves.keys(head), waves.values(head),
-                  writable_rows(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
-                  writable_rows(grads.dv, head / shape.kv_heads, head % shape.kv_heads));
+                  static_cast<float>(scale), waves.keys(head), waves.values(head), head_gradients(in, grads, head));
     });
   });
 }
