@@ -50,6 +50,7 @@ void attention_backward(const AttentionInputs& in, const PlanView& plan, const A
                         const AttentionGradients& grads, Executor& executor) {
   check_inputs("attention_backward", in);
   check_plan_fits("attention_backward", in, plan);
+  check_saved_lse("attention_backward", in, saved.lse);
   check_gradients("attention_backward", in, saved, grads);
   dispatch::backward(in, plan, saved, grads, executor);
 }

@@ -1,0 +1,8 @@
+// Everything that is compiled once per instruction set.
+#include "hsattn/baselines/scan_backward-inl.h"
+
+namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
+
+const ScanKernels kScanKernels{scan_forward, scan_backward};
+
+}  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE
