@@ -15,6 +15,16 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
   m.def(
       "make_plan(Tensor q, Tensor k, str pattern, bool causal, int[] budgets, float? scale, "
       "Tensor? sequences=None) -> Tensor");
+  m.def(
+      "linear_attention_forward(Tensor q, Tensor k, Tensor v, Tensor? features, bool causal, float? scale, "
+      "Tensor? sequences=None) -> Tensor");
+  m.def(
+      "linear_attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor? features, bool causal, "
+      "float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor dk, Tensor dv)");
+  m.def(
+      "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? features, float? scale, Tensor? state) -> "
+      "(Tensor o, Tensor after)");
+  m.def("draw_features(Tensor(a!) out, int seed) -> ()");
   m.def("packed_sequences(Tensor first_queries, Tensor? first_keys) -> Tensor");
   m.def("padded_sequences(Tensor mask, int queries) -> Tensor");
   m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
@@ -30,6 +40,10 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("attention_no_grad", TORCH_BOX(&hsattn::torch_ops::attention_no_grad));
   m.impl("attention_backward", TORCH_BOX(&hsattn::torch_ops::attention_backward));
   m.impl("make_plan", TORCH_BOX(&hsattn::torch_ops::make_plan));
+  m.impl("linear_attention_forward", TORCH_BOX(&hsattn::torch_ops::linear_attention_forward));
+  m.impl("linear_attention_backward", TORCH_BOX(&hsattn::torch_ops::linear_attention_backward));
+  m.impl("linear_attention_step", TORCH_BOX(&hsattn::torch_ops::linear_attention_step));
+  m.impl("draw_features", TORCH_BOX(&hsattn::torch_ops::draw_features));
   m.impl("packed_sequences", TORCH_BOX(&hsattn::torch_ops::packed_sequences));
   m.impl("padded_sequences", TORCH_BOX(&hsattn::torch_ops::padded_sequences));
   m.impl("plan_map", TORCH_BOX(&hsattn::torch_ops::plan_map));

@@ -8,6 +8,7 @@ Example:
 """
 
 from hsattn._attention import Attention, attention, make_plan
+from hsattn._baselines import attention_step, draw_features
 from hsattn._options import Budgets
 from hsattn._plan import Plan
 from hsattn._sequences import attention_packed, packed_sequences, padded_sequences, restarting_sequences
@@ -18,6 +19,8 @@ __all__ = [
     "Plan",
     "attention",
     "attention_packed",
+    "attention_step",
+    "draw_features",
     "make_plan",
     "packed_sequences",
     "padded_sequences",

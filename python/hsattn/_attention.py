@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsattn._baselines import BASELINES, baseline_attention
 from hsattn._ops import ops
 from hsattn._options import Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
@@ -35,6 +36,8 @@ def attention(
     mass: float = 0.0,
     min_top_k: int = 64,
     scale: float | None = None,
+    features: Tensor | int | None = None,
+    seed: int = 0,
     plan: Plan | None = None,
     sequences: Tensor | None = None,
     return_lse: bool = False,
@@ -47,7 +50,9 @@ def attention(
             becomes autocast's type first, as for torch's SDPA. A view whose last stride is 1 is read in place; any
             other tensor is copied.
         k, v: [batch, kv_heads, m, dim], type of q; heads is a multiple of kv_heads. Query i has position i + m - n.
-        pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks).
+        pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks). Or
+            a method without a plan, which takes none of the budgets: "linear" (elu + 1 features in the place of the
+            softmax) or "performer" (random features that estimate it).
         causal: a position sees no later token; the mask is aligned at the bottom right.
         window: near tokens before each position, always attended (not causal: on both sides).
         top_k: selected tokens that are attended; with mass, at most.
@@ -63,7 +68,9 @@ def attention(
         mass: 0: top_k tokens; else the share of the attention that is enough, up to 1: fewer tokens are attended where
             fewer are estimated to hold it, and at most top_k. In steps of a millionth.
         min_top_k: with mass, selected tokens that are attended in any case.
-        scale: multiplies q.k; None: 1/sqrt(dim).
+        scale: multiplies q.k; None: 1/sqrt(dim). "linear" has none.
+        features: of "performer": float32 [features, dim] from draw_features(), or their number, drawn with seed; None:
+            2 dim.
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
             each is attended as if it were alone; o is 0 and gradients are 0 where a token is in none. Rows: batch
@@ -96,6 +103,12 @@ def attention(
         mass=mass,
         min_top_k=min_top_k,
     )
+    if pattern in BASELINES:
+        if plan is not None or return_lse:
+            raise ValueError(f"hsattn.attention: pattern {pattern!r} has no plan and no lse")
+        q, k, v = (_computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
+        rules = {"pattern": pattern, "causal": causal, "scale": scale, "features": features, "seed": seed}
+        return baseline_attention("hsattn.attention", q, k, v, **rules, sequences=sequences)
     lists = None
     if plan is not None and sequences is not None:
         raise ValueError("hsattn.attention: plan and sequences were given; a plan is for tensors that are one sequence")

@@ -32,7 +32,8 @@ def _shape_of_lists(q, k, pattern, budgets, sequences):
     return shape if sequences is None else (math.prod(shape),)
 
 
-def _new_like(t, sequences):
+def new_like(t, sequences):
+    """An output like `t`: [batch, tokens, heads, dim] in memory where there are sequences."""
     batch, heads, tokens, dim = t.shape
     return t.new_empty(t.shape) if sequences is None else t.new_empty(batch, tokens, heads, dim).transpose(1, 2)
 
@@ -47,17 +48,17 @@ def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None)
     lists = _shape_of_lists(q, k, pattern, budgets, sequences) if keep else (0,)
     if keep and plan is not None and sequences is not None:
         lists = plan.shape
-    return _new_like(q, sequences), _new_lse(q), q.new_empty(lists, dtype=torch.int32)
+    return new_like(q, sequences), _new_lse(q), q.new_empty(lists, dtype=torch.int32)
 
 
 @torch.library.register_fake("hsattn::attention_no_grad")
 def _(q, k, v, plan, pattern, causal, budgets, scale, sequences=None):
-    return _new_like(q, sequences), _new_lse(q)
+    return new_like(q, sequences), _new_lse(q)
 
 
 @torch.library.register_fake("hsattn::attention_backward")
 def _(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale, sequences=None):
-    return _new_like(q, sequences), _new_like(k, sequences), _new_like(v, sequences)
+    return new_like(q, sequences), new_like(k, sequences), new_like(v, sequences)
 
 
 @torch.library.register_fake("hsattn::make_plan")
@@ -121,9 +122,9 @@ def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, seq
     return (weight * mean_key).to(given), dk.to(given)
 
 
-def _no_double_backward(ctx, *grads):
+def no_double_backward(ctx, *grads):
     raise NotImplementedError("hsattn: double backward (a gradient of a gradient of attention) is not supported")
 
 
 torch.library.register_autograd("hsattn::attention_forward", _backward, setup_context=_save)
-torch.library.register_autograd("hsattn::attention_backward", _no_double_backward)
+torch.library.register_autograd("hsattn::attention_backward", no_double_backward)
