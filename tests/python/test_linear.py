@@ -129,7 +129,7 @@ def test_refusals():
         hsattn.attention(q, k, v, pattern="linear", return_lse=True)
     with pytest.raises(RuntimeError, match=r"scale is 2; elu \+ 1 has none"):
         hsattn.attention(q, k, v, pattern="linear", scale=2.0)
-    with pytest.raises(TypeError, match="features is 1.5"):
+    with pytest.raises(TypeError, match="features is"):
         hsattn.attention(q, k, v, pattern="performer", features=1.5)
     with pytest.raises(RuntimeError, match=r"features has shape \[4, 8\]"):
         hsattn.attention(q, k, v, pattern="performer", features=torch.zeros(4, 8))
