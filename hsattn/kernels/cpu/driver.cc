@@ -138,6 +138,7 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
   PackRequest request = request_for(shape, given == nullptr, budgets.rescore);
   request.values = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  request.step = kernels.step;
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
   Waves waves(in.k, &in.v, request, executor);
   waves.run([&](Index first_head, Index heads) {
@@ -296,6 +297,7 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   PackRequest request = request_for(shape, false, false);
   request.values = request.backward = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  request.step = kernels.step;
   const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
   Waves waves(in.k, &in.v, request, executor);
   const Index ranges = query_ranges(shape);

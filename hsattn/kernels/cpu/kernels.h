@@ -77,6 +77,7 @@ struct Scratch {
 };
 
 struct Kernels {
+  Index step;  // how they want heads packed: see PackedHead
   // Fills lists [count, slots] for queries [first, first + count), at most kTile of them.
   void (*select)(const HeadJob&, Index first, Index count, std::int32_t* lists, Scratch&);
   void (*forward)(const HeadJob&, Index first, Index count, const ForwardOutputs&, Scratch&);
