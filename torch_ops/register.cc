@@ -24,6 +24,14 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
   m.def(
       "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? features, float? scale, Tensor? state) -> "
       "(Tensor o, Tensor after)");
+  m.def(
+      "linformer_forward(Tensor q, Tensor k, Tensor v, Tensor project_keys, Tensor project_values, int segment, "
+      "bool causal, float? scale, Tensor? sequences=None) -> (Tensor o, Tensor lse)");
+  m.def(
+      "linformer_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor project_keys, "
+      "Tensor project_values, int segment, bool causal, float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor "
+      "dk, "
+      "Tensor dv, Tensor dproject_keys, Tensor dproject_values)");
   m.def("draw_features(Tensor(a!) out, int seed) -> ()");
   m.def("packed_sequences(Tensor first_queries, Tensor? first_keys) -> Tensor");
   m.def("padded_sequences(Tensor mask, int queries) -> Tensor");
@@ -43,6 +51,8 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("linear_attention_forward", TORCH_BOX(&hsattn::torch_ops::linear_attention_forward));
   m.impl("linear_attention_backward", TORCH_BOX(&hsattn::torch_ops::linear_attention_backward));
   m.impl("linear_attention_step", TORCH_BOX(&hsattn::torch_ops::linear_attention_step));
+  m.impl("linformer_forward", TORCH_BOX(&hsattn::torch_ops::linformer_forward));
+  m.impl("linformer_backward", TORCH_BOX(&hsattn::torch_ops::linformer_backward));
   m.impl("draw_features", TORCH_BOX(&hsattn::torch_ops::draw_features));
   m.impl("packed_sequences", TORCH_BOX(&hsattn::torch_ops::packed_sequences));
   m.impl("padded_sequences", TORCH_BOX(&hsattn::torch_ops::padded_sequences));

@@ -7,13 +7,14 @@
 #include "hsattn/kernels/cpu/layout.h"
 
 namespace hsattn::cpu {
-namespace {
 
 Buffer<float> zeros(Index count) {
-  auto buffer = allocate_buffer<float>(count, "linear_attention: memory of a task");
+  auto buffer = allocate_buffer<float>(count, "attention: memory of a task");
   std::fill_n(buffer.get(), count, 0.0F);
   return buffer;
 }
+
+namespace {
 
 ScanState empty_state(const PackedFeatures& f) {
   return {zeros(f.padded * f.padded_dim), zeros(f.padded), f.random ? kMasked : 0.0F, true};

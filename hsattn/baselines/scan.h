@@ -97,6 +97,8 @@ extern const ScanKernels kScanKernels;
 
 // Shared by all instruction sets; defined in scan.cc without vector flags.
 //
+// Memory of a task, filled with zeros.
+Buffer<float> zeros(Index count);
 // Rows [begin, begin + count) of a head, times `factor`, padded with zeros: [count, padded].
 void load_rows(const StoredRows& rows, Index head, Index begin, Index count, float factor, Index padded, float* to);
 // The other way.

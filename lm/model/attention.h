@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "lm/model/baselines.h"
 #include "lm/model/config.h"
 #include "lm/model/torch.h"
 
@@ -31,7 +32,7 @@ double average_near_tokens(const PlanOptions& options, Index tokens);
 /// which must outlive the backward pass.
 /// Throws Unsupported if the name needs ops that this program was built without.
 at::Tensor attend(const AttentionOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  AttentionStatistics& statistics);
+                  AttentionStatistics& statistics, const AttentionTensors& tensors = {});
 
 /// The op's budgets, in its order.
 std::vector<int64_t> budgets_of(const HsaOptions& options);

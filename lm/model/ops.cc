@@ -1,7 +1,8 @@
 // The dispatcher ops of torch_ops/, called by name.
+#include "lm/model/ops.h"
+
 #include <cmath>
 
-#include "hsattn/base/error.h"
 #include "lm/model/attention.h"
 
 namespace hsattn::lm {
@@ -9,13 +10,6 @@ namespace {
 
 using at::Tensor;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_op(const char* name) {
-  const auto op = c10::Dispatcher::singleton().findSchema({name, ""});
-  if (!op) throw Unsupported(concat("the op ", name, " is not in this program; build it with torch_ops/"));
-  return op->typed<Signature>();
-}
 
 }  // namespace
 

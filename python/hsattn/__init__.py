@@ -9,6 +9,7 @@ Example:
 
 from hsattn._attention import Attention, attention, make_plan
 from hsattn._baselines import attention_step, draw_features
+from hsattn._linformer import Linformer
 from hsattn._options import Budgets
 from hsattn._plan import Plan
 from hsattn._sequences import attention_packed, packed_sequences, padded_sequences, restarting_sequences
@@ -16,6 +17,7 @@ from hsattn._sequences import attention_packed, packed_sequences, padded_sequenc
 __all__ = [
     "Attention",
     "Budgets",
+    "Linformer",
     "Plan",
     "attention",
     "attention_packed",

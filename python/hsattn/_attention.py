@@ -38,6 +38,8 @@ def attention(
     scale: float | None = None,
     features: Tensor | int | None = None,
     seed: int = 0,
+    projections: tuple[Tensor, Tensor] | None = None,
+    segment: int = 256,
     plan: Plan | None = None,
     sequences: Tensor | None = None,
     return_lse: bool = False,
@@ -52,7 +54,7 @@ def attention(
         k, v: [batch, kv_heads, m, dim], type of q; heads is a multiple of kv_heads. Query i has position i + m - n.
         pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks). Or
             a method without a plan, which takes none of the budgets: "linear" (elu + 1 features in the place of the
-            softmax) or "performer" (random features that estimate it).
+            softmax), "performer" (random features that estimate it) or "linformer" (projections of keys and values).
         causal: a position sees no later token; the mask is aligned at the bottom right.
         window: near tokens before each position, always attended (not causal: on both sides).
         top_k: selected tokens that are attended; with mass, at most.
@@ -71,6 +73,10 @@ def attention(
         scale: multiplies q.k; None: 1/sqrt(dim). "linear" has none.
         features: of "performer": float32 [features, dim] from draw_features(), or their number, drawn with seed; None:
             2 dim.
+        projections: of "linformer": those of keys and values, each [rank, longest], learned, for sequences of at most
+            longest keys. Bidirectional: of all keys; causal: of each past segment to rank rows, and the tokens of the
+            own segment are attended as they are. The layer Linformer holds them.
+        segment: of causal "linformer", in tokens.
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
             each is attended as if it were alone; o is 0 and gradients are 0 where a token is in none. Rows: batch
@@ -104,11 +110,14 @@ def attention(
         min_top_k=min_top_k,
     )
     if pattern in BASELINES:
-        if plan is not None or return_lse:
-            raise ValueError(f"hsattn.attention: pattern {pattern!r} has no plan and no lse")
+        if plan is not None:
+            raise ValueError(f"hsattn.attention: a plan was given; pattern {pattern!r} has none")
+        if return_lse:
+            raise ValueError(f"hsattn.attention: return_lse is True; pattern {pattern!r} returns none")
         q, k, v = (_computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
         rules = {"pattern": pattern, "causal": causal, "scale": scale, "features": features, "seed": seed}
-        return baseline_attention("hsattn.attention", q, k, v, **rules, sequences=sequences)
+        rules |= {"projections": projections, "segment": segment, "sequences": sequences}
+        return baseline_attention("hsattn.attention", q, k, v, **rules)
     lists = None
     if plan is not None and sequences is not None:
         raise ValueError("hsattn.attention: plan and sequences were given; a plan is for tensors that are one sequence")

@@ -38,7 +38,7 @@ def new_like(t, sequences):
     return t.new_empty(t.shape) if sequences is None else t.new_empty(batch, tokens, heads, dim).transpose(1, 2)
 
 
-def _new_lse(q):
+def new_lse(q):
     return q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
 
 
@@ -48,12 +48,12 @@ def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None)
     lists = _shape_of_lists(q, k, pattern, budgets, sequences) if keep else (0,)
     if keep and plan is not None and sequences is not None:
         lists = plan.shape
-    return new_like(q, sequences), _new_lse(q), q.new_empty(lists, dtype=torch.int32)
+    return new_like(q, sequences), new_lse(q), q.new_empty(lists, dtype=torch.int32)
 
 
 @torch.library.register_fake("hsattn::attention_no_grad")
 def _(q, k, v, plan, pattern, causal, budgets, scale, sequences=None):
-    return new_like(q, sequences), _new_lse(q)
+    return new_like(q, sequences), new_lse(q)
 
 
 @torch.library.register_fake("hsattn::attention_backward")
