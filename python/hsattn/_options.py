@@ -93,6 +93,8 @@ def budgets_of(
         raise TypeError(f"{who}: mass is {mass!r}; it must be a float")
     if not 0 <= mass <= 1:
         raise ValueError(f"{who}: mass is {mass!r}; it must be 0 (off) or a share of at most 1")
+    if mass > 0 and round(mass * _MILLION) == 0:
+        raise ValueError(f"{who}: mass is {mass!r}; it counts in millionths, and 0 would switch it off")
     return Budgets(
         window,
         top_k,

@@ -13,6 +13,7 @@ using testing::FencedTensor;
 using testing::Layout;
 using testing::LseOf;
 using testing::Problem;
+using testing::smallest_budgets;
 using testing::Solution;
 using testing::Tensor;
 using testing::Tensors;
@@ -49,15 +50,7 @@ Problem problem_of(const Case& c, Layout layout) {
             .dim = c.dim,
             .layout = layout};
   p.options = {c.pattern, c.causal, {}};
-  p.options.hsa = {.window = 8,
-                   .top_k = 16,
-                   .candidates = 32,
-                   .block = 4,
-                   .sinks = 4,
-                   .top_nodes = 8,
-                   .beam = 4,
-                   .dense_until = 0,
-                   .far_field = c.far_field};
+  p.options.hsa = smallest_budgets(c.far_field);
   return p;
 }
 

@@ -16,6 +16,7 @@ namespace {
 
 using testing::Problem;
 using testing::Random;
+using testing::smallest_budgets;
 using testing::Solution;
 using testing::Tensors;
 using testing::uniform;
@@ -63,18 +64,10 @@ Problem problem_of(const Case& c) {
             .keys = c.keys,
             .dim = 24};
   p.options = {c.pattern, c.causal, {}};
-  p.options.hsa = {.window = 8,
-                   .top_k = 16,
-                   .candidates = 32,
-                   .block = 4,
-                   .sinks = 4,
-                   .top_nodes = 8,
-                   .beam = 4,
-                   .dense_until = 0,
-                   .far_field = c.far_field,
-                   .pooling = c.pooling,
-                   .mass = c.mass,
-                   .min_top_k = 4};
+  p.options.hsa = smallest_budgets(c.far_field);
+  p.options.hsa.pooling = c.pooling;
+  p.options.hsa.mass = c.mass;
+  p.options.hsa.min_top_k = 4;
   return p;
 }
 

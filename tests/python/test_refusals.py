@@ -19,6 +19,7 @@ from hsattn._ops import ops
         ({"top_q": 3}, TypeError, "unexpected keyword argument 'top_q'"),
         ({"pooling": "sum"}, ValueError, "pooling is 'sum'; it must be one of mean, max"),
         ({"mass": 1.5}, ValueError, "mass is 1.5; it must be 0 (off) or a share of at most 1"),
+        ({"mass": 1e-7}, ValueError, "mass is 1e-07; it counts in millionths, and 0 would switch it off"),
         ({"mass": "0.9"}, TypeError, "mass is '0.9'; it must be a float"),
         ({"min_top_k": 0}, RuntimeError, "min_top_k is 0; it must be from 1"),
         ({"pattern": "hss"}, RuntimeError, "pattern is 'hss'; it must be one of full, local, hsa"),

@@ -56,6 +56,18 @@ std::string describe(const Problem& p) {
                 ", pooling ", name_of(o.pooling), ", mass ", o.mass, ", min_top_k ", o.min_top_k);
 }
 
+HsaOptions smallest_budgets(bool far_field) {
+  return {.window = 8,
+          .top_k = 16,
+          .candidates = 32,
+          .block = 4,
+          .sinks = 4,
+          .top_nodes = 8,
+          .beam = 4,
+          .dense_until = 0,
+          .far_field = far_field};
+}
+
 PlanOptions searching_options(Random& random, bool causal) {
   PlanOptions options{Pattern::kHsa, causal, {}};
   options.hsa.block = one_of<Index>(random, {4, 8});

@@ -50,6 +50,9 @@ std::string describe(const Problem& problem);
 /// poolings, with and without a mass budget.
 PlanOptions searching_options(Random& random, bool causal);
 
+/// The same, the smallest of them and fixed: every stage acts on 100 tokens.
+HsaOptions smallest_budgets(bool far_field = true);
+
 template <class T>
 struct Tensors {
   Tensor<T> q, k, v, dout;
