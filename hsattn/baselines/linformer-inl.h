@@ -48,10 +48,8 @@ struct QueryRows {
 HSATTN_INLINE float exponentials(float* row, Index seen, Index columns, float top) {
   F sum = zero();
   for (Index c = 0; c < columns; c += kLanes) {
-    const Index left = seen - c;
-    const unsigned lanes = left >= kLanes ? 0xffffU : left <= 0 ? 0U : (1U << left) - 1U;
     const F x = min_keep_nan(zero(), max_keep_nan(set1(-87.0F), sub(load(row + c), set1(top))));
-    const F p = select(lanes_of_word(lanes), exp_of_negative(x), zero());
+    const F p = first_lanes(exp_of_negative(x), seen - c);
     store(row + c, p);
     sum = add(sum, p);
   }
@@ -116,10 +114,8 @@ HSATTN_INLINE void linformer_gradients(const LinformerJob& job, const LinformerB
       exponentials(w + r * s.width, seen, columns, *job.lse.row(queries.begin + row + r, queries.head));
       const F delta = set1(dot_of_rows(s.dout.get() + at + r * padded, s.o.get() + at + r * padded, padded));
       for (Index c = 0; c < columns; c += kLanes) {
-        const Index left = seen - c;
-        const unsigned lanes = left >= kLanes ? 0xffffU : left <= 0 ? 0U : (1U << left) - 1U;
         const Index i = r * s.width + c;
-        store(dw + i, select(lanes_of_word(lanes), mul(load(w + i), sub(load(dw + i), delta)), zero()));
+        store(dw + i, first_lanes(mul(load(w + i), sub(load(dw + i), delta)), seen - c));
       }
     }
     product_rows<R, false>({dw, s.width, 1}, {s.keys.get(), padded}, depth, padded, {s.dq.get() + at, padded});

@@ -90,6 +90,12 @@ HSATTN_APART void transpose(const float* from, Index from_stride, Index rows, In
   }
 }
 
+// x in the first `count` lanes, 0 in the others; count may be negative or more than there are.
+HSATTN_INLINE F first_lanes(F x, Index count) {
+  const unsigned lanes = count >= kLanes ? 0xffffU : count <= 0 ? 0U : (1U << count) - 1U;
+  return select(lanes_of_word(lanes), x, zero());
+}
+
 HSATTN_INLINE float sum_of_lanes(F x) { return sum_of_half(add_units(half_zero(), x)); }
 
 // Of padded rows.

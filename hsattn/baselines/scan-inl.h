@@ -54,9 +54,7 @@ HSATTN_INLINE float finish_weights(const PackedFeatures& f, float* row, Index i,
   for (Index c = 0; c < columns; c += kLanes) {
     F w = load(row + c);
     if (f.random) w = scale_by_power(w, sub(load(s.exponents.get() + c), top));
-    const Index seen = i + 1 - c;
-    const unsigned lanes = seen >= kLanes ? 0xffffU : seen <= 0 ? 0U : (1U << seen) - 1U;
-    w = select(lanes_of_word(lanes), w, zero());
+    w = first_lanes(w, i + 1 - c);
     store(row + c, w);
     sum = add(sum, w);
   }
