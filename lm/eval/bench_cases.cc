@@ -158,8 +158,8 @@ void check_bench_options(const BenchOptions& o) {
   check(o.queries == "correlated" || o.queries == "random" || o.queries.ends_with("q.npy"), "queries is ", o.queries,
         "; correlated, random or a file NAME_q.npy are right");
   const bool linear = o.attention.baseline() && o.attention.attention != "linformer";
-  check(o.attention.ours() || linear, "pattern is ", o.attention.attention,
-        "; hsa, full, local, linear or performer are right");
+  check(o.attention.ours() || linear, "pattern is ", o.attention.attention, "; one of ", patterns_for_help(),
+        " | linear | performer is right");
   check_attention_options(o.attention);
 }
 

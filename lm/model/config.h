@@ -8,10 +8,10 @@
 
 namespace hsattn::lm {
 
-/// Attention by name, with the budgets of `hsa` and the window of `local`.
+/// Attention by name, with the budgets of this library's patterns.
 ///   standard   unfused: n x n scores in memory, as the paper's baseline
 ///   sdpa       PyTorch's fused scaled_dot_product_attention
-///   full, local, hsa   this library
+///   full, local, hsa, ...   this library's patterns: pattern_names()
 ///   linear, performer, linformer  baselines with kernels of their own: hsattn/baselines/
 struct AttentionOptions : Options {
   std::string attention = "hsa";
@@ -32,7 +32,9 @@ struct AttentionOptions : Options {
   void apply_preset() override;
 
   /// True for the patterns that run on this library's kernels.
-  bool ours() const { return attention == "full" || attention == "local" || attention == "hsa"; }
+  bool ours() const;
+  /// The same for one layer of a model: bigbird draws other blocks in each.
+  AttentionOptions of_layer(Index layer) const;
   /// True for the baselines of hsattn/baselines/, which have no plan.
   bool baseline() const { return attention == "linear" || attention == "performer" || attention == "linformer"; }
   /// Projections of linformer in a model of `layers`; each is [rank, longest].
@@ -42,6 +44,9 @@ struct AttentionOptions : Options {
   /// Pattern and budgets for the library; only if ours().
   PlanOptions plan_options() const;
 };
+
+/// The names of this library's patterns for a help text: "hsa | full | ...".
+std::string patterns_for_help();
 
 /// Throws InvalidArgument, naming the option.
 void check_attention_options(const AttentionOptions& options);

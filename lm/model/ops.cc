@@ -1,8 +1,7 @@
 // The dispatcher ops of torch_ops/, called by name.
 #include "lm/model/ops.h"
 
-#include <cmath>
-
+#include "hsattn/plan/budgets.h"
 #include "lm/model/attention.h"
 
 namespace hsattn::lm {
@@ -12,22 +11,6 @@ using at::Tensor;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
 }  // namespace
-
-std::vector<int64_t> budgets_of(const HsaOptions& o) {
-  return {o.window,
-          o.top_k,
-          o.candidates,
-          o.block,
-          o.sinks,
-          o.top_nodes,
-          o.beam,
-          o.dense_until,
-          o.far_field,
-          o.levels,
-          o.pooling == Pooling::kMax,
-          std::llround(o.mass * 1e6),
-          o.min_top_k};
-}
 
 Three op_forward(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, bool keep_plan,
                  const std::optional<Tensor>& plan) {

@@ -95,7 +95,8 @@ Tensor Transformer::attention_part(Index layer, const Tensor& x) {
   const Tensor q = qk.slice(1, 0, heads), k = qk.slice(1, heads);
   const Tensor v = qkv.slice(2, heads + kv_heads).transpose(1, 2);
   if (probe_) probe_(layer, q, k, v);
-  const Tensor o = attend(config_.attention, q, k, v, statistics_, attention_tensors_[static_cast<std::size_t>(layer)]);
+  const Tensor o = attend(config_.attention.of_layer(layer), q, k, v, statistics_,
+                          attention_tensors_[static_cast<std::size_t>(layer)]);
   return at::linear(o.transpose(1, 2).reshape({batch, tokens, -1}), block.attention_out);
 }
 

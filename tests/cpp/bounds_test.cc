@@ -36,6 +36,8 @@ constexpr Case kCases[] = {
     {"both sides", 2, 1, 99, 99, 24, Pattern::kHsa, false, true},
     {"local", 2, 2, 67, 67, 80, Pattern::kLocal, true, false},
     {"full", 2, 1, 67, 67, 64, Pattern::kFull, true, false},
+    {"longformer, both sides", 3, 1, 99, 99, 24, Pattern::kLongformer, false, false},
+    {"bigbird, ragged", 2, 2, 77, 203, 64, Pattern::kBigBird, true, false},
     {"no keys", 1, 1, 3, 0, 64, Pattern::kFull, false, false},
     {"largest head", 1, 1, 9, 41, 256, Pattern::kHsa, true, true},
 };

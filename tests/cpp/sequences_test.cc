@@ -139,8 +139,10 @@ Ragged random_ragged(Random& random, Form form, bool chunked) {
   Problem& p = r.problem;
   p.name = "ragged";
   p.layout = one_of(random, {testing::Layout::kContiguous, testing::Layout::kTokenMajor, testing::Layout::kPadded});
-  p.options = testing::searching_options(random, uniform(random, 0, 2) > 0);
-  p.options.pattern = one_of(random, {Pattern::kHsa, Pattern::kHsa, Pattern::kFull, Pattern::kLocal});
+  p.options = testing::selecting_options(random, uniform(random, 0, 2) > 0);
+  if (p.options.pattern == Pattern::kHsa) {
+    p.options.pattern = one_of(random, {Pattern::kHsa, Pattern::kHsa, Pattern::kFull, Pattern::kLocal});
+  }
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * one_of<Index>(random, {1, 3});
   p.dim = one_of<Index>(random, {8, 24, 40});

@@ -52,6 +52,10 @@ constexpr Case kCases[] = {
     {"full", 1, 2, 2, 200, 200, Pattern::kFull, true, false, 25},
     {"full, both sides", 1, 6, 2, 90, 131, Pattern::kFull, false, false, 25},
     {"local, both sides", 1, 6, 2, 90, 131, Pattern::kLocal, false, false, 25},
+    {"strided", 1, 3, 1, 300, 300, Pattern::kSparseTransformer, true, false, 25},
+    {"fixed, both sides", 1, 6, 2, 90, 131, Pattern::kSparseTransformerFixed, false, false, 25},
+    {"longformer, both sides", 2, 6, 2, 150, 170, Pattern::kLongformer, false, false, 25},
+    {"bigbird", 2, 6, 2, 150, 170, Pattern::kBigBird, true, false, 25},
     {"decode", 1, 4, 2, 1, 400, Pattern::kHsa, true, false, 25},
 };
 

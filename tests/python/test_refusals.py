@@ -32,6 +32,18 @@ from hsattn._ops import ops
         ({"block": 12}, RuntimeError, "block is 12; it must be a power of two from 1 to 64"),
         ({"top_k": 0}, RuntimeError, "top_k is 0"),
         ({"window": -1}, RuntimeError, "window is -1"),
+        ({"stride": 64}, ValueError, "stride was given; pattern 'hsa' has none; leave it out"),
+        ({"stride": 0, "pattern": "sparse_transformer"}, ValueError, "stride is 0; it must be an int of at least 1"),
+        ({"dilation": 2, "pattern": "bigbird"}, ValueError, "dilation was given; pattern 'bigbird' has none"),
+        ({"dilation": 0, "pattern": "longformer"}, RuntimeError, "dilation is 0; it must be from 1 to 2^40"),
+        ({"pattern_seed": 2, "pattern": "local"}, ValueError, "pattern_seed was given; pattern 'local' has none"),
+        ({"pattern_seed": 1.5, "pattern": "bigbird"}, TypeError, "pattern_seed is 1.5; it must be an int"),
+        (
+            {"far_field": True, "pattern": "longformer"},
+            ValueError,
+            "far_field was given; pattern 'longformer' has none",
+        ),
+        ({"mass": 0.9, "pattern": "sparse_transformer"}, ValueError, "mass was given; pattern 'sparse_transformer'"),
         ({"scale": float("nan")}, RuntimeError, "scale is nan; it must be finite"),
     ],
 )

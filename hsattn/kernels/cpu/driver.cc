@@ -109,6 +109,7 @@ HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index
   HeadJob job;
   job.shape = shape;
   job.packed = &packed;
+  job.kv_head = head % shape.kv_heads;
   job.group = q.heads / shape.kv_heads;
   job.scale = static_cast<float>(scale);
   job.q = stored_rows(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
@@ -149,11 +150,18 @@ Id* lists_of_head(Id* lists, const PlanShape& shape, Index head) {
   return lists == nullptr ? nullptr : lists + head * shape.queries * shape.slots();
 }
 
-// The part that all forward passes share; `given` and `keep` are lists of the whole call or null.
-void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const SearchBudgets& budgets,
-                 const std::int32_t* given, const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
+// Where the lists of a call come from: the first that is there.
+struct ListSource {
+  const std::int32_t* given = nullptr;  // lists of the whole call
+  const ListRule* rule = nullptr;
+  SearchBudgets search = {};
+};
+
+// The part that all forward passes share; `keep` is for lists of the whole call, or null.
+void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const ListSource& source,
+                 const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa());
-  PackRequest request = request_for(shape, given == nullptr, budgets.rescore);
+  PackRequest request = request_for(shape, source.given == nullptr && source.rule == nullptr, source.search.rescore);
   request.values = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
   request.step = kernels.step;
@@ -165,8 +173,9 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
     const auto job_of = [&](Index task) {
       const Index head = first_head + task % heads;
       HeadJob job = head_job(in.q, shape, scale, head, waves.packed(task % heads));
-      job.search = budgets;
-      job.lists = lists_of_head(given, shape, head);
+      job.search = source.search;
+      job.rule = source.rule;
+      job.lists = lists_of_head(source.given, shape, head);
       job.keep = lists_of_head(keep, shape, head);
       return job;
     };
@@ -217,14 +226,17 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
 
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
              Executor& executor) {
-  run_forward(in, scale, without_idle_search(plan.shape), {}, plan.blocks, out, nullptr, executor);
+  run_forward(in, scale, without_idle_search(plan.shape), {.given = plan.blocks}, out, nullptr, executor);
 }
 
 void forward(const AttentionInputs& in, double scale, const PlanShape& shape, const PlanOptions& options,
              const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const PlanShape needed = without_idle_search(shape);
   if (keep != nullptr && needed.slots() == 0) empty_lists(shape, keep);
-  run_forward(in, scale, needed, budgets_of(needed, options), nullptr, out, keep, executor);
+  const ListRule rule(needed, options);
+  run_forward(in, scale, needed,
+              {.rule = lists_by_rule(options.pattern) ? &rule : nullptr, .search = budgets_of(needed, options)}, out,
+              keep, executor);
 }
 
 namespace {
