@@ -149,6 +149,7 @@ Command train_command() {
           "  hsattn train --data runs/data --run runs/hsa --attention hsa --context 4096 --steps 600\n"
           "  hsattn train --data runs/data --run runs/sdpa --attention sdpa --context 4096 --steps 600\n"
           "  hsattn train --data runs/data --run runs/pooled --pooling attention --context 4096 --steps 600\n"
+          "  hsattn train --data runs/data --run runs/linformer --attention linformer --context 4096 --longest 4096\n"
           "  hsattn train --run runs/hsa --resume\n",
           run, print};
 }

@@ -124,6 +124,7 @@ bool Trainer::run_step() {
   const std::vector<Index> starts = order_.windows(step_ * windows, windows);
   const at::Tensor tokens = read_windows(starts);
   model_.statistics() = {};
+  model_.draw_features(options_.model.attention.feature_seed_at(step_));
   const auto [loss, norm] = compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16");
   metrics_.loss = loss;
   metrics_.gradient_norm = norm;
@@ -208,6 +209,7 @@ void Trainer::load_checkpoint() {
                            entry("train_hash"), "; the same data is right"));
   }
   step_ = saved_step_ = steps.back();
+  model_.draw_features(options_.model.attention.feature_seed_at(std::max<Index>(0, step_ - 1)));
   elapsed_before_ = std::stod(entry("elapsed_s"));
 }
 

@@ -8,6 +8,8 @@ Example:
 """
 
 from hsattn._attention import Attention, attention, make_plan
+from hsattn._baselines import attention_step, draw_features
+from hsattn._linformer import Linformer
 from hsattn._options import Budgets
 from hsattn._plan import Plan
 from hsattn._pooler import Pooled, Pooler, pool
@@ -16,11 +18,14 @@ from hsattn._sequences import attention_packed, packed_sequences, padded_sequenc
 __all__ = [
     "Attention",
     "Budgets",
+    "Linformer",
     "Plan",
     "Pooled",
     "Pooler",
     "attention",
     "attention_packed",
+    "attention_step",
+    "draw_features",
     "make_plan",
     "packed_sequences",
     "padded_sequences",
