@@ -16,6 +16,7 @@ struct PrepareOptions : Options {
   std::string split = "auto";
   double fraction = 0.05;
   std::string field = "text";
+  std::string tokenizer;
   Index seed = 1;
 
   void visit(OptionVisitor& option) override {
@@ -26,6 +27,7 @@ struct PrepareOptions : Options {
            "auto | document | tail: hold out whole documents, or the end of each (auto: from 20 documents)");
     option("fraction", fraction, "share of the bytes that is held out, 0 to 0.5");
     option("field", field, "name of the text in a .jsonl object");
+    option("tokenizer", tokenizer, "tokenizer.json of byte-level BPE, copied into the folder; without: bytes");
     option("seed", seed, "decides which documents are held out");
   }
 };
@@ -35,9 +37,12 @@ struct PrepareResult {
   Index held_out_tokens = 0, held_out_documents = 0;
   std::string split;
   std::string train_hash, held_out_hash;
-  std::vector<std::string> skipped;
+  Index vocabulary = 256;
+  std::vector<std::string> skipped;  ///< files that are no text
+  std::vector<std::string> bad;      ///< documents that are left out, each with the reason
 };
 
+/// Documents that a tokenizer cannot take, as they are not UTF-8, are left out and named in the result.
 /// Throws InvalidArgument for options that do not fit, FileError for files.
 PrepareResult prepare(const PrepareOptions& options);
 

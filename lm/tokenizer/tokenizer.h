@@ -40,6 +40,7 @@ struct TokenizerContent {
 class Tokenizer {
  public:
   explicit Tokenizer(TokenizerContent content);
+  Tokenizer(Tokenizer&&) = default;  // strings stay where they are, so views of them stay right
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
   /// Reads a tokenizer.json. Throws FileError: damaged or no tokenizer. Throws Unsupported: a part of it that is not
