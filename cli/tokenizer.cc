@@ -9,6 +9,7 @@
 #include "hsattn/base/error.h"
 #include "lm/data/documents.h"
 #include "lm/data/files.h"
+#include "lm/data/train_tokenizer.h"
 
 namespace hsattn::cli {
 namespace {
@@ -16,12 +17,19 @@ namespace {
 struct TokenizerOptions : lm::Options {
   std::vector<std::string> input;
   std::string tokenizer;
+  std::string out;
+  Index vocabulary = 8192;
+  std::string split = "gpt2";
   std::string field = "text";
   bool skip_special = false;
 
   void visit(lm::OptionVisitor& option) override {
-    option("input", input, "what to do and to which files: encode | decode | show | bench; without the option's name");
+    option("input", input,
+           "what to do and to which files: train | encode | decode | show | bench; without the option's name");
     option("tokenizer", tokenizer, "a tokenizer.json of byte-level BPE");
+    option("out", out, "train: the tokenizer.json to write");
+    option("vocabulary", vocabulary, "train: tokens, all bytes and <|endoftext|> among them");
+    option("split", split, "train: where texts are cut: gpt2 | llama3 | qwen2");
     option("field", field, "name of the text in a .jsonl object");
     option("skip_special", skip_special, "decode: leave special tokens out");
   }
@@ -30,6 +38,22 @@ struct TokenizerOptions : lm::Options {
 lm::Tokenizer read_tokenizer(const TokenizerOptions& o) {
   if (o.tokenizer.empty()) throw UsageError("no --tokenizer; name a tokenizer.json");
   return lm::Tokenizer::read(o.tokenizer);
+}
+
+// Trained by the `tokenizers` package, then read back.
+void train(const TokenizerOptions& o, std::ostream& out) {
+  if (o.out.empty()) throw UsageError("train: no --out; name the tokenizer.json to write");
+  if (o.vocabulary < 257 || o.vocabulary > 1 << 20) {
+    throw UsageError(concat("--vocabulary is ", o.vocabulary, "; 257 to 1048576 is right"));
+  }
+  if (o.split != "gpt2" && o.split != "llama3" && o.split != "qwen2") {
+    throw UsageError("--split is " + o.split + "; gpt2, llama3 or qwen2 are right");
+  }
+  Index documents = 0, bad = 0;
+  lm::train_tokenizer(o.input, o.field, {o.vocabulary, o.split, o.out}, documents, bad);
+  if (bad > 0) std::cerr << "hsattn tokenizer: " << bad << " bad documents were left out\n";
+  const lm::Tokenizer tokenizer = lm::Tokenizer::read(o.out);
+  out << o.out << ": " << tokenizer.vocabulary() << " tokens, from " << documents << " documents\n";
 }
 
 // A JSON list of ids for each document.
@@ -102,10 +126,14 @@ int run(const Arguments& arguments, std::ostream& out) {
     const char* name;
     void (*run)(const TokenizerOptions&, std::ostream&);
     bool needs_input;
-  } kActions[] = {{"encode", encode, true}, {"decode", decode, true}, {"show", show, false}, {"bench", bench, true}};
+  } kActions[] = {{"train", train, true},
+                  {"encode", encode, true},
+                  {"decode", decode, true},
+                  {"show", show, false},
+                  {"bench", bench, true}};
   TokenizerOptions options;
   parse_arguments(arguments, options, "input");
-  if (options.input.empty()) throw UsageError("no action; encode, decode, show or bench are right");
+  if (options.input.empty()) throw UsageError("no action; train, encode, decode, show or bench are right");
   const std::string action = options.input.front();
   options.input.erase(options.input.begin());
   for (const auto& known : kActions) {
@@ -114,7 +142,7 @@ int run(const Arguments& arguments, std::ostream& out) {
     known.run(options, out);
     return kSuccess;
   }
-  throw UsageError("unknown action " + action + "; encode, decode, show or bench are right");
+  throw UsageError("unknown action " + action + "; train, encode, decode, show or bench are right");
 }
 
 void print(std::ostream& out) {
@@ -125,7 +153,8 @@ void print(std::ostream& out) {
 }  // namespace
 
 Command tokenizer_command() {
-  return {"tokenizer", "byte-level BPE: texts to tokens and back, how fast",
+  return {"tokenizer", "byte-level BPE: trained on texts, texts to tokens and back, how fast",
+          "  hsattn tokenizer train data/train --vocabulary 8192 --out tokenizer.json\n"
           "  hsattn tokenizer show --tokenizer tokenizer.json\n"
           "  hsattn tokenizer encode notes.jsonl --tokenizer tokenizer.json\n"
           "  hsattn tokenizer bench data/train --tokenizer tokenizer.json\n",

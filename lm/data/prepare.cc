@@ -80,22 +80,6 @@ void check_prepare_options(const PrepareOptions& o) {
   check(o.fraction >= 0 && o.fraction <= 0.5, "prepare: fraction is ", o.fraction, "; 0 to 0.5 is right");
 }
 
-void write_summary(const PrepareOptions& o, const PrepareResult& r) {
-  const nlohmann::ordered_json summary = {
-      {"input", o.input},
-      {"held_out", o.held_out},
-      {"split", r.split},
-      {"fraction", o.fraction},
-      {"seed", o.seed},
-      {"token", o.tokenizer.empty() ? "bytes; 0 ends a document" : o.tokenizer},
-      {"vocabulary", r.vocabulary},
-      {"train", {{"tokens", r.train_tokens}, {"documents", r.train_documents}, {"hash", r.train_hash}}},
-      {"heldout", {{"tokens", r.held_out_tokens}, {"documents", r.held_out_documents}, {"hash", r.held_out_hash}}},
-      {"skipped", r.skipped},
-      {"bad", r.bad}};
-  write_file(o.out + "/data.json", summary.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-}
-
 void write_part(const std::string& path, const std::vector<Piece>& pieces, TextEncoder& encoder,
                 std::vector<std::string>& bad) {
   TokenFileWriter writer(path, encoder.format());
@@ -113,6 +97,28 @@ void write_part(const std::string& path, const std::vector<Piece>& pieces, TextE
 }
 
 }  // namespace
+
+void write_summary(const PrepareOptions& o, const PrepareResult& r) {
+  nlohmann::ordered_json summary = {
+      {"corpus", r.corpus},
+      {"input", o.input},
+      {"from", o.from},
+      {"held_out", o.held_out},
+      {"split", r.split},
+      {"fraction", o.fraction},
+      {"seed", o.seed},
+      {"token", o.tokenizer.empty() ? "bytes; 0 ends a document" : o.tokenizer},
+      {"vocabulary", r.vocabulary},
+      {"train", {{"tokens", r.train_tokens}, {"documents", r.train_documents}, {"hash", r.train_hash}}},
+      {"heldout", {{"tokens", r.held_out_tokens}, {"documents", r.held_out_documents}, {"hash", r.held_out_hash}}}};
+  if (!r.test_hash.empty()) {
+    summary["test"] = {{"tokens", r.test_tokens}, {"documents", r.test_documents}, {"hash", r.test_hash}};
+  }
+  summary["skipped"] = r.skipped;
+  summary["bad_documents"] = r.bad_documents;
+  summary["bad"] = r.bad;
+  write_file(o.out + "/data.json", summary.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
 
 PrepareResult prepare(const PrepareOptions& options) {
   check_prepare_options(options);
@@ -139,6 +145,7 @@ PrepareResult prepare(const PrepareOptions& options) {
   const std::string train_path = options.out + "/train.tokens", held_out_path = options.out + "/heldout.tokens";
   write_part(train_path, split.train, encoder, result.bad);
   write_part(held_out_path, split.held_out, encoder, result.bad);
+  result.bad_documents = static_cast<Index>(result.bad.size());
   if (encoder.tokenizer() != nullptr) write_file(options.out + "/" + kTokenizerFile, read_file(options.tokenizer));
   result.vocabulary = encoder.format().vocabulary;
   const TokenFile train(train_path), held_out(held_out_path);  // read back: the files are whole
