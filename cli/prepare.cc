@@ -38,9 +38,9 @@ class Reporter {
     const double seconds = std::chrono::duration<double>(now - started_).count();
     const double rate = static_cast<double>(p.done - first_) / seconds;
     const double left = rate > 0 ? static_cast<double>(p.all - p.done) / rate : 0;
-    const std::string text = concat(p.documents, " documents, ", fixed(1e-6 * static_cast<double>(p.done), 0), " of ",
-                                    fixed(1e-6 * static_cast<double>(p.all), 0), " MB, ", fixed(1e-6 * rate, 1),
-                                    " MB/s, ", p.bad, " left out, eta ", duration(left));
+    const std::string text = concat(
+        "eta ", duration(left), ", ", fixed(1e-6 * rate, 1), " MB/s, ", fixed(1e-6 * static_cast<double>(p.done), 0),
+        " of ", fixed(1e-6 * static_cast<double>(p.all), 0), " MB, ", p.documents, " documents, ", p.bad, " left out");
     progress_.bar(p.done, p.all, text);
     if (!progress_.terminal() && now - logged_ >= std::chrono::seconds(10)) {
       logged_ = now;

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "hsattn/base/error.h"
 #include "lm/data/document_reader.h"
@@ -102,7 +102,7 @@ class Preparation {
   const std::vector<Input> inputs_;
   TextEncoder encoder_;
   const std::string key_;
-  std::array<std::optional<TokenFileWriter>, kParts> writers_;
+  std::array<std::unique_ptr<TokenFileWriter>, kParts> writers_;
   Place place_;
   Index finished_bytes_ = 0;   // of inputs that are read to their end
   Index since_save_ = 0;       // bytes of text
@@ -129,7 +129,7 @@ void Preparation::open_writers() {
   result_ = {};
   progress_.documents = progress_.bad = 0;
   for (std::size_t part = 0; part < kParts; ++part) {
-    if (has(part)) writers_[part].emplace(path_of(part), encoder_.format());
+    if (has(part)) writers_[part] = std::make_unique<TokenFileWriter>(path_of(part), encoder_.format());
   }
 }
 
@@ -151,7 +151,7 @@ bool Preparation::go_on() {
       if (!has(part)) continue;
       const auto numbers = state.at(kPartNames[part]).get<std::vector<std::uint64_t>>();
       const TokenFileWriter::State written{numbers.at(0), numbers.at(1), numbers.at(2)};
-      writers_[part].emplace(path_of(part), encoder_.format(), &written);
+      writers_[part] = std::make_unique<TokenFileWriter>(path_of(part), encoder_.format(), &written);
     }
   } catch (const std::exception&) {  // a file is gone or damaged
     for (auto& writer : writers_) writer.reset();

@@ -96,7 +96,9 @@ class Reader {
     }
     return value.get<Token>();
   }
-  static bool empty(const Json& value) { return value.is_null() || value == "" || value == 0.0; }
+  static bool empty(const Json& value) {
+    return value.is_null() || (value.is_string() && value.get_ref<const std::string&>().empty()) || value == 0.0;
+  }
 
   void read_model(const Json& model) {
     const Json& type = member(model, "type");

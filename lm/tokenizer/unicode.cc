@@ -54,9 +54,9 @@ struct Normalization {
   void decompose(char32_t code, std::u32string& out) const {
     if (code - kSyllables < kSyllableCount) {
       const char32_t index = code - kSyllables, trailing = index % kTrailingCount;
-      out += kLeading + index / (kVowelCount * kTrailingCount);
-      out += kVowels + index / kTrailingCount % kVowelCount;
-      if (trailing != 0) out += kTrailing + trailing;
+      out.push_back(kLeading + index / (kVowelCount * kTrailingCount));
+      out.push_back(kVowels + index / kTrailingCount % kVowelCount);
+      if (trailing != 0) out.push_back(kTrailing + trailing);
     } else if (const auto pair = pairs.find(code); pair != pairs.end()) {
       decompose(pair->second->first, out);
       out += pair->second->second;

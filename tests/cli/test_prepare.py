@@ -234,6 +234,7 @@ def test_a_long_text_is_cut_at_ends_of_lines(hsattn, tmp_path):
 
 def damage(path, documents):
     """One of each kind of damage; returns what must be said of it."""
+    zstandard = pytest.importorskip("zstandard")
     page = pages(documents)[:5]
     good = tar_of(page, "w:xz")
     members = [("a_data.xz", good), ("cut_data.xz", good[:-40]), ("c_data.xz", good)]
@@ -249,6 +250,9 @@ def damage(path, documents):
     (path / "6.zip").write_bytes(whole.getvalue().replace(documents[9].encode()[:20], b"*" * 20, 1))
     (path / "7.tar").write_bytes(tar_of(page)[:2500])
     (path / "8.parquet").write_bytes(b"PAR1 and nothing more")
+    compressed = zstandard.ZstdCompressor(write_checksum=True).compress(json_lines(documents[11:12]) * 2000)
+    (path / "9.jsonl.zst").write_bytes(compressed[:-5])
+    (path / "10.jsonl.zst").write_bytes(compressed[:100] + b"*" * 50 + compressed[150:])
     return {
         "1.tar/cut_data.xz": "end-of-stream",
         "2.jsonl#3": "not a JSON object",
@@ -259,6 +263,8 @@ def damage(path, documents):
         "6.zip/x.txt": "CRC",
         "7.tar": "unexpected end of data",
         "8.parquet": "",
+        "9.jsonl.zst": "ends before its last frame",
+        "10.jsonl.zst": "ecompress",
     }
 
 

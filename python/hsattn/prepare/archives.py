@@ -79,13 +79,51 @@ class _Rejoined(io.RawIOBase):
         return len(data)
 
 
+class _Zstd(io.RawIOBase):
+    """Frames of zstandard one after another; unlike the package's own reader it notices when the last one is cut."""
+
+    def __init__(self, stream: BinaryIO, zstandard):
+        self._stream, self._package = stream, zstandard
+        self._frame, self._out = None, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._out:
+            data = self._stream.read(1 << 16)
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("the zstandard stream ends before its last frame does")
+                return 0
+            self._out = self._decompress(data)
+        count = min(len(buffer), len(self._out))
+        buffer[:count] = self._out[:count]
+        self._out = self._out[count:]
+        return count
+
+    def _decompress(self, data: bytes) -> bytes:
+        pieces = []
+        while data:
+            if self._frame is None:
+                self._frame = self._package.ZstdDecompressor(max_window_size=1 << 29).decompressobj()
+            try:
+                pieces.append(self._frame.decompress(data))
+            except self._package.ZstdError as error:
+                raise OSError(str(error)) from error
+            data = b""
+            if self._frame.eof:
+                data, self._frame = self._frame.unused_data, None
+        return b"".join(pieces)
+
+
 def _zstd(stream: BinaryIO) -> BinaryIO:
     try:
         import zstandard
     except ImportError as error:
         raise MissingPackageError("zstandard") from error
 
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(stream, read_across_frames=True)
+    return io.BufferedReader(_Zstd(stream, zstandard), CHUNK)
 
 
 _COMPRESSED: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
