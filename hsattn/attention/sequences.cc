@@ -230,6 +230,7 @@ void make_plans_into(const ConstView& q, const ConstView& k, std::span<const Seq
   constexpr const char* kWho = "make_plans";
   check_queries_and_keys(kWho, q, k, scale);
   check_sequences(kWho, sequences, q.batch, q.tokens, k.tokens);
+  (void)queries_of_none(kWho, sequences, q);  // no query may be in two
   const std::vector<PlanShape> shapes = plan_shapes(options, k.heads, sequences);
   check_memory_for_lists(kWho, blocks, list_elements(shapes));
   const std::vector<std::int32_t*> lists = lists_of(shapes, blocks);

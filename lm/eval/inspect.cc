@@ -25,7 +25,8 @@ Tensor read_tokens(const InspectOptions& o, const Tokenizer* tokenizer) {
 AttentionOptions attention_to_show(const AttentionOptions& named, const AttentionOptions& trained) {
   AttentionOptions chosen = choose_attention(named, trained);
   if (chosen.ours()) return chosen;
-  check(named.attention == kAsTrained, "inspect: attention is ", named.attention, "; hsa, local or full are right");
+  check(named.attention == kAsTrained, "inspect: attention is ", named.attention, "; one of ", patterns_for_help(),
+        " is right");
   chosen.attention = "hsa";  // trained with full attention: show what HSA would hold of it, with no training
   chosen.preset = "any_model";
   chosen.apply_preset();
@@ -49,7 +50,7 @@ class Inspector {
   Inspector(const InspectOptions& options, InspectReport& report) : options_(options), report_(report) {}
 
   void measure_layer(Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {
-    const PlanOptions options = report_.attention.plan_options();
+    const PlanOptions options = report_.attention.of_layer(layer).plan_options();
     const Tensor queries = q.detach().to(at::kFloat), keys = k.detach().to(at::kFloat),
                  values = v.detach().to(at::kFloat);
     const Tensor kept = plan_of(options, queries, keys);

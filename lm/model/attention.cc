@@ -1,6 +1,7 @@
 #include "lm/model/attention.h"
 
 #include "hsattn/base/error.h"
+#include "hsattn/plan/budgets.h"
 #include "hsattn/plan/plan.h"
 
 namespace hsattn::lm {
@@ -74,21 +75,11 @@ struct OurAttention : Function<OurAttention> {
     const auto saved = ctx->get_saved_variables();
     PlanOptions options;
     options.pattern = pattern_from_name(ctx->saved_data["pattern"].toStringRef());
-    options.hsa = hsa_options_from(ctx->saved_data["options"].toIntVector());
+    options.hsa = options_of_budgets(ctx->saved_data["options"].toIntVector());
     at::AutoDispatchBelowAutograd below;
     const auto [dq, dk, dv] =
         op_backward(options, grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
     return {dq, dk, dv, Tensor(), Tensor(), Tensor()};
-  }
-
- private:
-  static HsaOptions hsa_options_from(const std::vector<int64_t>& b) {
-    HsaOptions o;
-    o.window = b[0], o.top_k = b[1], o.candidates = b[2], o.block = b[3], o.sinks = b[4];
-    o.top_nodes = b[5], o.beam = b[6], o.dense_until = b[7], o.far_field = b[8] != 0, o.levels = b[9];
-    o.pooling = b[10] != 0 ? Pooling::kMax : Pooling::kMean;
-    o.mass = static_cast<double>(b[11]) / 1e6, o.min_top_k = b[12];
-    return o;
   }
 };
 

@@ -33,10 +33,7 @@ double average_near_tokens(const PlanOptions& options, Index tokens);
 at::Tensor attend(const AttentionOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   AttentionStatistics& statistics);
 
-/// The op's budgets, in its order.
-std::vector<int64_t> budgets_of(const HsaOptions& options);
-
-/// Lists of `hsa`: int32 [B, Hkv, n, slots], block ids, -1 at the end.
+/// Lists of the pattern: int32 [B, Hkv, n, slots], block ids, -1 at the end.
 at::Tensor plan_of(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k);
 
 /// Forward and backward of the ops as they are, without autograd: for benchmarks and self-checks. Without `plan` the op

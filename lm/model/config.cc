@@ -1,11 +1,19 @@
 #include "lm/model/config.h"
 
+#include <algorithm>
+
 #include "hsattn/base/error.h"
 
 namespace hsattn::lm {
 
+std::string patterns_for_help() {
+  std::string names;
+  for (const std::string& name : pattern_names()) names += (names.empty() ? "" : " | ") + name;
+  return names;
+}
+
 void AttentionOptions::visit(OptionVisitor& option) {
-  option("attention", attention, "hsa | full | local | sdpa | standard");
+  option("attention", attention, (patterns_for_help() + " | sdpa | standard").c_str());
   visit_budgets(option);
 }
 
@@ -24,6 +32,14 @@ void AttentionOptions::visit_budgets(OptionVisitor& option) {
   option("pooling", pooling, "mean | max");
   option("mass", hsa.mass, "0: top_k tokens; else the share of the attention that is enough, with at most top_k");
   option("min_top_k", hsa.min_top_k, "with mass: selected tokens that are attended in any case");
+  option("stride", hsa.stride, "of sparse_transformer, in tokens; 0: what top_k needs to reach all of the past");
+  option("dilation", hsa.dilation, "of longformer: every so many blocks behind the near window");
+  option("pattern_seed", hsa.pattern_seed, "of bigbird's random blocks; each layer adds its number");
+}
+
+bool AttentionOptions::ours() const {
+  const std::vector<std::string> names = pattern_names();
+  return std::find(names.begin(), names.end(), attention) != names.end();
 }
 
 void AttentionOptions::apply_preset() {
@@ -34,6 +50,12 @@ void AttentionOptions::apply_preset() {
   } else {
     throw InvalidArgument("preset is " + preset + "; training or any_model are right");
   }
+}
+
+AttentionOptions AttentionOptions::of_layer(Index layer) const {
+  AttentionOptions options = *this;
+  options.hsa.pattern_seed += layer;
+  return options;
 }
 
 PlanOptions AttentionOptions::plan_options() const {
@@ -47,7 +69,7 @@ PlanOptions AttentionOptions::plan_options() const {
 
 void check_attention_options(const AttentionOptions& options) {
   check(options.ours() || options.attention == "sdpa" || options.attention == "standard", "attention is ",
-        options.attention, "; hsa, full, local, sdpa or standard are right");
+        options.attention, "; one of ", patterns_for_help(), " | sdpa | standard is right");
   if (options.ours()) check_options(options.plan_options());
 }
 

@@ -8,10 +8,10 @@
 
 namespace hsattn::lm {
 
-/// Attention by name, with the budgets of `hsa` and the window of `local`.
+/// Attention by name, with the budgets of this library's patterns.
 ///   standard   unfused: n x n scores in memory, as the paper's baseline
 ///   sdpa       PyTorch's fused scaled_dot_product_attention
-///   full, local, hsa   this library
+///   full, local, hsa, ...   this library's patterns: pattern_names()
 struct AttentionOptions : Options {
   std::string attention = "hsa";
   std::string preset = "training";
@@ -23,10 +23,15 @@ struct AttentionOptions : Options {
   void apply_preset() override;
 
   /// True for the patterns that run on this library's kernels.
-  bool ours() const { return attention == "full" || attention == "local" || attention == "hsa"; }
+  bool ours() const;
+  /// The same for one layer of a model: bigbird draws other blocks in each.
+  AttentionOptions of_layer(Index layer) const;
   /// Pattern and budgets for the library; only if ours().
   PlanOptions plan_options() const;
 };
+
+/// The names of this library's patterns for a help text: "hsa | full | ...".
+std::string patterns_for_help();
 
 /// Throws InvalidArgument, naming the option.
 void check_attention_options(const AttentionOptions& options);

@@ -1,7 +1,6 @@
 // The dispatcher ops of torch_ops/, called by name.
-#include <cmath>
-
 #include "hsattn/base/error.h"
+#include "hsattn/plan/budgets.h"
 #include "lm/model/attention.h"
 
 namespace hsattn::lm {
@@ -18,22 +17,6 @@ c10::TypedOperatorHandle<Signature> find_op(const char* name) {
 }
 
 }  // namespace
-
-std::vector<int64_t> budgets_of(const HsaOptions& o) {
-  return {o.window,
-          o.top_k,
-          o.candidates,
-          o.block,
-          o.sinks,
-          o.top_nodes,
-          o.beam,
-          o.dense_until,
-          o.far_field,
-          o.levels,
-          o.pooling == Pooling::kMax,
-          std::llround(o.mass * 1e6),
-          o.min_top_k};
-}
 
 Three op_forward(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, bool keep_plan,
                  const std::optional<Tensor>& plan) {

@@ -61,7 +61,7 @@ Tensor Transformer::attention_part(Index layer, const Tensor& x) {
   const Tensor q = qk.slice(1, 0, heads), k = qk.slice(1, heads);
   const Tensor v = qkv.slice(2, heads + kv_heads).transpose(1, 2);
   if (probe_) probe_(layer, q, k, v);
-  const Tensor o = attend(config_.attention, q, k, v, statistics_);
+  const Tensor o = attend(config_.attention.of_layer(layer), q, k, v, statistics_);
   return at::linear(o.transpose(1, 2).reshape({batch, tokens, -1}), block.attention_out);
 }
 

@@ -34,6 +34,9 @@ def attention(
     pooling: str = "mean",
     mass: float = 0.0,
     min_top_k: int = 64,
+    stride: int | None = None,
+    dilation: int = 1,
+    pattern_seed: int = 0,
     scale: float | None = None,
     plan: Plan | None = None,
     sequences: Tensor | None = None,
@@ -47,11 +50,21 @@ def attention(
             becomes autocast's type first, as for torch's SDPA. A view whose last stride is 1 is read in place; any
             other tensor is copied.
         k, v: [batch, kv_heads, m, dim], type of q; heads is a multiple of kv_heads. Query i has position i + m - n.
-        pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks).
+        pattern: "full" (everything), "local" (the near window alone), "hsa" (near window, sinks and found blocks), or
+            one of other papers, whose lists follow from the position alone: near window, sinks and, of top_k tokens,
+            "sparse_transformer" every stride-th block, counted from the position's own;
+            "sparse_transformer_fixed" the position's own segment of stride tokens and the last block of each other;
+            "longformer" every dilation-th block behind the near window;
+            "bigbird" random blocks.
+            They are made of blocks; the papers' forms, token by token, are block=1, which is slow. In the last two the
+            sinks are global tokens: if not causal, they attend everything themselves.
         causal: a position sees no later token; the mask is aligned at the bottom right.
         window: near tokens before each position, always attended (not causal: on both sides).
-        top_k: selected tokens that are attended; with mass, at most.
-        candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring.
+        top_k: selected tokens that are attended; with mass, at most. So all patterns that select attend the same number
+            where the past is long enough.
+        candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring. This and
+            the options from top_nodes to min_top_k are of hsa; other patterns do not look at them, and those with lists
+            refuse far_field and mass.
         block: tokens per block, a power of two up to 64.
         sinks: first tokens, always attended, besides top_k.
         top_nodes: the search starts at the finest level on which at most so many nodes cover the past.
@@ -63,6 +76,11 @@ def attention(
         mass: 0: top_k tokens; else the share of the attention that is enough, up to 1: fewer tokens are attended where
             fewer are estimated to hold it, and at most top_k. In steps of a millionth.
         min_top_k: with mass, selected tokens that are attended in any case.
+        stride: of sparse_transformer, in tokens, rounded up to blocks; of what it asks for, the nearest top_k tokens
+            are attended. None: at each position the smallest with which top_k tokens reach all of its past; what that
+            leaves of top_k goes to the nearest blocks.
+        dilation: of longformer, in blocks; 1: no gaps.
+        pattern_seed: of bigbird's random blocks, at least 0; each block of positions and each kv head draws its own.
         scale: multiplies q.k; None: 1/sqrt(dim).
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
@@ -95,6 +113,10 @@ def attention(
         pooling=pooling,
         mass=mass,
         min_top_k=min_top_k,
+        stride=stride,
+        dilation=dilation,
+        pattern_seed=pattern_seed,
+        pattern=pattern,
     )
     lists = None
     if plan is not None and sequences is not None:
@@ -130,6 +152,9 @@ def make_plan(
     pooling: str = "mean",
     mass: float = 0.0,
     min_top_k: int = 64,
+    stride: int | None = None,
+    dilation: int = 1,
+    pattern_seed: int = 0,
     scale: float | None = None,
 ) -> Plan:
     """Chooses what every position attends: the plan that attention() with the same arguments follows.
@@ -152,6 +177,10 @@ def make_plan(
         pooling=pooling,
         mass=mass,
         min_top_k=min_top_k,
+        stride=stride,
+        dilation=dilation,
+        pattern_seed=pattern_seed,
+        pattern=pattern,
     )
     q, k = (_computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
     lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale)

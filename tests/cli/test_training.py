@@ -118,7 +118,9 @@ def test_the_seed_decides(hsattn, small, whole, tmp_path):
     assert losses_of(tmp_path / "run")[0] != losses_of(whole[0])[0]
 
 
-@pytest.mark.parametrize("attention", ["standard", "sdpa", "full", "local"])
+@pytest.mark.parametrize(
+    "attention", ["standard", "sdpa", "full", "local", "sparse_transformer", "longformer", "bigbird"]
+)
 def test_every_attention_learns(hsattn, small, tmp_path, attention):
     arguments = ["--attention", attention, "--steps", 12, "--kv-heads", 1, "--accumulate", 2, "--batch", 1]
     done = hsattn(*small, "--run", tmp_path / "run", *arguments, "--checkpointing")

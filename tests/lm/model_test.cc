@@ -82,12 +82,18 @@ TEST(Transformer, CheckpointingCountsAttendedTokensOnce) {
   EXPECT_EQ(checkpointed.statistics().attended_per_call(), plain.statistics().attended_per_call());
 }
 
+std::vector<std::string> every_attention() {
+  std::vector<std::string> names = pattern_names();
+  names.insert(names.end(), {"standard", "sdpa"});
+  return names;
+}
+
 TEST(Transformer, NoTokenSeesALaterOne) {
   const at::NoGradGuard no_gradient;
   constexpr Index kCut = 171;
   Tensor changed = tokens().clone();
   changed.slice(1, kCut).add_(1);
-  for (const char* attention : {"standard", "sdpa", "full", "local", "hsa"}) {
+  for (const std::string& attention : every_attention()) {
     SCOPED_TRACE(attention);
     ModelConfig config = small_model(attention);
     config.attention.hsa.far_field = true;

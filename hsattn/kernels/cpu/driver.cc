@@ -109,6 +109,7 @@ HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index
   HeadJob job;
   job.shape = shape;
   job.packed = &packed;
+  job.kv_head = head % shape.kv_heads;
   job.group = q.heads / shape.kv_heads;
   job.scale = static_cast<float>(scale);
   job.q = stored_rows(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
@@ -127,33 +128,63 @@ void for_each_tile(Index begin, Index end, const Body& body) {
   for (Index first = begin; first < end; first += kTile) body(first, std::min(kTile, end - first));
 }
 
-std::int32_t* lists_of_head(std::int32_t* lists, const PlanShape& shape, Index head) {
+// Runs body(task, its job, working memory) for all tasks; on one thread they share the memory, which is most of the
+// cost of a short call.
+template <class JobOf, class Body>
+void run_tasks(Executor& executor, Index tasks, bool backward, const JobOf& job_of, const Body& body) {
+  if (tasks == 0) return;
+  if (executor.threads() == 1) {
+    Scratch scratch(job_of(0), backward);
+    for (Index task = 0; task < tasks; ++task) body(task, job_of(task), scratch);
+    return;
+  }
+  executor.run(tasks, [&](Index task) {
+    const HeadJob job = job_of(task);
+    Scratch scratch(job, backward);
+    body(task, job, scratch);
+  });
+}
+
+template <class Id>
+Id* lists_of_head(Id* lists, const PlanShape& shape, Index head) {
   return lists == nullptr ? nullptr : lists + head * shape.queries * shape.slots();
 }
 
-// The part that all forward passes share; `given` and `keep` are lists of the whole call or null.
-void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const SearchBudgets& budgets,
-                 const std::int32_t* given, const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
+// Where the lists of a call come from: the first that is there.
+struct ListSource {
+  const std::int32_t* given = nullptr;  // lists of the whole call
+  const ListRule* rule = nullptr;
+  SearchBudgets search = {};
+};
+
+// The part that all forward passes share; `keep` is for lists of the whole call, or null.
+void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const ListSource& source,
+                 const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa());
-  PackRequest request = request_for(shape, given == nullptr, budgets.rescore);
+  PackRequest request = request_for(shape, source.given == nullptr && source.rule == nullptr, source.search.rescore);
   request.values = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  request.step = kernels.step;
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
   Waves waves(in.k, &in.v, request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
-    executor.run(heads * chunks, [&](Index task) {
+    const auto job_of = [&](Index task) {
       const Index head = first_head + task % heads;
       HeadJob job = head_job(in.q, shape, scale, head, waves.packed(task % heads));
-      job.search = budgets;
-      job.lists = given == nullptr ? nullptr : given + head * shape.queries * shape.slots();
+      job.search = source.search;
+      job.rule = source.rule;
+      job.lists = lists_of_head(source.given, shape, head);
       job.keep = lists_of_head(keep, shape, head);
+      return job;
+    };
+    run_tasks(executor, heads * chunks, false, job_of, [&](Index task, const HeadJob& job, Scratch& scratch) {
+      const Index head = first_head + task % heads;
       const Index batch = head / shape.kv_heads, q_head = head % shape.kv_heads * job.group;
       auto* lse = static_cast<float*>(out.lse);
       if (lse != nullptr) lse += (batch * in.q.heads + q_head) * shape.queries;
       const ForwardOutputs outputs{writable_rows(out.o, batch, q_head), lse};
-      Scratch scratch(job, false);
       // The last tasks, with the longest past, first.
       const Index begin = (chunks - 1 - task / heads) * per_task;
       for_each_tile(begin, std::min(shape.queries, begin + per_task),
@@ -178,12 +209,13 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
-    executor.run(heads * chunks, [&](Index task) {
-      const Index head = first_head + task % heads;
-      HeadJob job = head_job(q, shape, scale, head, waves.packed(task % heads));
+    const auto job_of = [&](Index task) {
+      HeadJob job = head_job(q, shape, scale, first_head + task % heads, waves.packed(task % heads));
       job.search = budgets;
-      Scratch scratch(job, false);
-      std::int32_t* lists = lists_of_head(blocks, shape, head);
+      return job;
+    };
+    run_tasks(executor, heads * chunks, false, job_of, [&](Index task, const HeadJob& job, Scratch& scratch) {
+      std::int32_t* lists = lists_of_head(blocks, shape, first_head + task % heads);
       const Index begin = (chunks - 1 - task / heads) * per_task;
       for_each_tile(begin, std::min(shape.queries, begin + per_task), [&](Index first, Index count) {
         kernels.select(job, first, count, lists + first * shape.slots(), scratch);
@@ -194,14 +226,17 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
 
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
              Executor& executor) {
-  run_forward(in, scale, without_idle_search(plan.shape), {}, plan.blocks, out, nullptr, executor);
+  run_forward(in, scale, without_idle_search(plan.shape), {.given = plan.blocks}, out, nullptr, executor);
 }
 
 void forward(const AttentionInputs& in, double scale, const PlanShape& shape, const PlanOptions& options,
              const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const PlanShape needed = without_idle_search(shape);
   if (keep != nullptr && needed.slots() == 0) empty_lists(shape, keep);
-  run_forward(in, scale, needed, budgets_of(needed, options), nullptr, out, keep, executor);
+  const ListRule rule(needed, options);
+  run_forward(in, scale, needed,
+              {.rule = lists_by_rule(options.pattern) ? &rule : nullptr, .search = budgets_of(needed, options)}, out,
+              keep, executor);
 }
 
 namespace {
@@ -296,6 +331,7 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   PackRequest request = request_for(shape, false, false);
   request.values = request.backward = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  request.step = kernels.step;
   const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
   Waves waves(in.k, &in.v, request, executor);
   const Index ranges = query_ranges(shape);
@@ -303,14 +339,16 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   std::vector<GradientSums> sums;
   waves.run([&](Index first_head, Index heads) {
     while (static_cast<Index>(sums.size()) < heads * ranges) sums.emplace_back(waves.packed(0), shape.far_field);
-    executor.run(heads * ranges, [&](Index task) {
+    const auto job_of = [&](Index task) {
+      HeadJob job = head_job(in.q, shape, scale, first_head + task % heads, waves.packed(task % heads));
+      job.lists = lists_of_head(plan.blocks, shape, first_head + task % heads);
+      return job;
+    };
+    run_tasks(executor, heads * ranges, true, job_of, [&](Index task, const HeadJob& job, Scratch& scratch) {
       const Index in_wave = task % heads, range = ranges - 1 - task / heads;  // the longest past first
-      HeadJob job = head_job(in.q, shape, scale, first_head + in_wave, waves.packed(in_wave));
-      if (plan.blocks != nullptr) job.lists = plan.blocks + (first_head + in_wave) * shape.queries * shape.slots();
       GradientSums& own = sums[static_cast<std::size_t>(in_wave * ranges + range)];
       own.clear();
       const BackwardJob out = backward_job(job, in, saved, grads, first_head + in_wave, own);
-      Scratch scratch(job, true);
       for_each_tile(range * per_range, std::min(shape.queries, (range + 1) * per_range),
                     [&](Index first, Index count) { backward_tile(job, out, first, count, scratch); });
     });
