@@ -119,7 +119,9 @@ void ModelConfig::visit(OptionVisitor& option) {
   option("kv_heads", kv_heads, "key and value heads, a divisor of heads; 0: as many as heads");
   option("hidden", hidden, "width inside the SwiGLU; 0: 8/3 of the width, rounded up to 64");
   option("rope_base", rope_base, "base of the rotary frequencies");
-  option("vocabulary", vocabulary, "tokens that the embedding knows; 256 for bytes");
+  option("vocabulary", vocabulary,
+         "tokens that the embedding knows, 256 for bytes; when training, 0: as the data says");
+  option("tokenizer", tokenizer, "fingerprint of the tokenizer, as the data says; empty: bytes");
   attention.visit(option);
   option("pooler_per_layer", pooler_per_layer, "pooling with parameters: some for each layer instead of one for all");
 }
@@ -145,7 +147,7 @@ void check_model_config(const ModelConfig& c) {
   check(c.key_heads() >= 1 && c.heads % c.key_heads() == 0, "kv_heads is ", c.kv_heads, "; a divisor of heads, ",
         c.heads, ", is right");
   check(c.hidden >= 0 && c.hidden <= 1 << 20, "hidden is ", c.hidden, "; 0 to 1048576 is right");
-  check(c.vocabulary >= 2 && c.vocabulary <= 65536, "vocabulary is ", c.vocabulary, "; 2 to 65536 is right");
+  check(c.vocabulary >= 2 && c.vocabulary <= 1 << 20, "vocabulary is ", c.vocabulary, "; 2 to 1048576 is right");
   check(c.rope_base > 1, "rope_base is ", c.rope_base, "; more than 1 is right");
   check_attention_options(c.attention);
 }

@@ -59,6 +59,7 @@ void check_context(const AttentionOptions& options, Index context);
 /// A decoder: RMSNorm, rotary positions, SwiGLU, embedding tied to the output.
 struct ModelConfig : Options {
   Index vocabulary = 256;  // bytes
+  std::string tokenizer;   // fingerprint; empty: bytes
   Index layers = 6;
   Index width = 384;
   Index heads = 6;

@@ -7,7 +7,9 @@ namespace hsattn::lm {
 void check_train_options(const TrainOptions& o) {
   check(!o.data.empty(), "no --data; name a folder written by `hsattn prepare`");
   check(!o.run.empty(), "no --run; name the folder of the run");
-  check_model_config(o.model);
+  ModelConfig model = o.model;
+  if (model.vocabulary == 0) model.vocabulary = ModelConfig().vocabulary;  // comes with the data
+  check_model_config(model);
   const AttentionOptions& attention = o.model.attention;
   check(!attention.has_pooler() || attention.hsa.far_field, "pooling is ", attention.pooling,
         ", whose parameters learn through the far field alone, and that is off; --far-field is right");

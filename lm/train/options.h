@@ -33,6 +33,7 @@ struct TrainOptions : Options {
   Index keep = 2;
   Index stop_at = 0;
 
+  TrainOptions() { model.vocabulary = 0; }
   void visit(OptionVisitor& option) override {
     option("data", data, "folder written by `hsattn prepare`");
     option("run", run, "folder of this run: configuration, metrics, checkpoints");

@@ -7,7 +7,9 @@
 
 #include "lm/data/batches.h"
 #include "lm/data/files.h"
+#include "lm/data/text_encoder.h"
 #include "lm/data/token_file.h"
+#include "lm/model/data_fit.h"
 #include "lm/model/model_file.h"
 #include "lm/model/safetensors.h"
 #include "lm/model/transformer.h"
@@ -64,7 +66,7 @@ class Trainer {
         text_(options.data + "/train.tokens"),
         held_out_(options.data + "/heldout.tokens"),
         order_(text_.tokens(), options.context, options.seed),
-        model_(options.model, options.seed),
+        model_(model_for_data(), options.seed),
         optimizer_(model_.parameters(), options) {
     model_.set_checkpointing(options.checkpointing);
     if (resume) {
@@ -81,6 +83,7 @@ class Trainer {
   TrainResult run();
 
  private:
+  const ModelConfig& model_for_data();
   bool run_step();
   at::Tensor read_windows(const std::vector<Index>& starts);
   void evaluate(TrainResult& result);
@@ -106,6 +109,12 @@ class Trainer {
   std::string report_;
   std::vector<double> rates_, shares_;  // of every step of this process but the first, which warms up
 };
+
+const ModelConfig& Trainer::model_for_data() {
+  fit_to_data(options_.model, text_);
+  check_fits(options_.model, held_out_);
+  return options_.model;
+}
 
 // [windows, context + 1]
 at::Tensor Trainer::read_windows(const std::vector<Index>& starts) {
@@ -181,6 +190,9 @@ void Trainer::save_checkpoint() {
   if (saved_step_ == step_) return;
   const std::string part = folder_.begin_checkpoint(step_);
   save_model(part + "/model.safetensors", model_);
+  if (!options_.model.tokenizer.empty()) {
+    write_file(part + "/" + kTokenizerFile, read_file(options_.data + "/" + kTokenizerFile));
+  }
   const std::map<std::string, std::string> state = {
       {"step", std::to_string(step_)},
       {"elapsed_s", std::to_string(elapsed_before_ + seconds_since(started_))},

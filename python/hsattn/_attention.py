@@ -117,6 +117,8 @@ def attention(
     if pattern in BASELINES:
         if plan is not None:
             raise ValueError(f"hsattn.attention: a plan was given; pattern {pattern!r} has none")
+        if pooled is not None:
+            raise ValueError(f"hsattn.attention: pooled was given; pattern {pattern!r} attends no nodes")
         if return_lse:
             raise ValueError(f"hsattn.attention: return_lse is True; pattern {pattern!r} returns none")
         q, k, v = (computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))

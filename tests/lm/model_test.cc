@@ -2,6 +2,7 @@
 
 #include "hsattn/base/error.h"
 #include "lm/data/token_file.h"
+#include "lm/data/token_writer.h"
 #include "lm/eval/check_op.h"
 #include "lm/eval/evaluate.h"
 #include "lm/eval/exact_rows.h"
