@@ -14,7 +14,8 @@ enum class Isa { kPortableBFloat16, kPortable, kAvx2, kAvx512, kAvx512BFloat16 }
 
 const char* name_of(Isa isa);
 
-/// The instruction sets that this build contains and this processor has, slowest first.
+/// The instruction sets that this build contains and this processor has, slowest first. (kAvx512BFloat16 is behind
+/// kAvx512 or before it, as the processor's products of pairs are faster than those of floats or not.)
 const std::vector<Isa>& available_isas();
 
 /// The build that kernels use: the best available one, or the one named by the environment variable HSATTN_ISA
