@@ -49,12 +49,12 @@ struct BackwardJob {
 
 // Memory of one task, reused from tile to tile.
 struct Scratch {
-  Index rows = 0;                                  // of a tile, a multiple of 16
+  Index rows = 0;                                  // of a tile, a multiple of 32
   Index capacity = 0;                              // nodes or tokens that a cell may score at once
   Buffer<float> q, o, dout, dq;                    // [rows, padded dim]
   Buffer<float> q_pairs, dout_pairs;               // [rows, max of depth, padded dim / 2]: q without scale
   Buffer<float> q_row_pairs, dout_row_pairs;       // [rows / 2, padded dim]: pairs of rows; backward only; of tiles
-                                                   // [rows / 16, padded dim, 8]
+                                                   // [rows / 32, padded dim, 16]
   Buffer<float> max, far_sum, lse, delta;          // [rows]
   Buffer<float> sums, rounded_sums;                // [rows, 8]; the second of weights as Pairs hold them
   Buffer<float> tile_sums;                         // [rows, 16]: rounded_sums in the first column; tiles only

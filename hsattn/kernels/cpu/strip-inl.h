@@ -287,7 +287,7 @@ HSATTN_INLINE F power_of_fraction(F f) {
 // Words of a strip's rows for its scores: rows that do not exist become zeros. Scores of a negative scale are turned
 // round here, so that the largest is the largest.
 HSATTN_INLINE void complete_pairs(Index rows, Index depth, bool negate, float* pairs) {
-  const Index used = (rows + kQuad - 1) / kQuad * kQuad, all = (rows + kStrip - 1) / kStrip * kStrip;
+  const Index used = (rows + kQuad - 1) / kQuad * kQuad, all = (rows + 2 * kStrip - 1) / (2 * kStrip) * (2 * kStrip);
   __builtin_memset(pairs + used * depth, 0, static_cast<std::size_t>((all - used) * depth) * sizeof(float));
   if (!negate) return;
   for (Index i = 0; i < used * depth; i += kLanes) store(pairs + i, xor_bits(load(pairs + i), 0x80008000U));

@@ -51,7 +51,7 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   const char* what = "attention: working memory of a task";
   const Index padded = job.packed->padded_dim;
   const Index positions = std::min(kTile, job.shape.queries);
-  rows = round_up(positions * job.group, kStrip);
+  rows = round_up(positions * job.group, 2 * kStrip);
   q = allocate_buffer<float>(rows * padded, what);
   o = allocate_buffer<float>(rows * padded, what);
   max = allocate_buffer<float>(rows, what);
