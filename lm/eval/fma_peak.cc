@@ -67,7 +67,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_tiles() {
     unsigned char rows[16] = {16, 16, 16, 16, 16, 16};
   } shapes;
   alignas(64) unsigned halves[16][16];
-  for (auto& row : halves) std::fill_n(row, 16, 0x3f003f00U);  // 0.5, twice
+  for (auto& row : halves) std::fill_n(row, 16, 0x3f003f00U);   // 0.5, twice
+  __asm__ volatile("" ::"r"(&shapes), "r"(halves) : "memory");  // the intrinsics do not say that they read all of both
   _tile_loadconfig(&shapes);
   _tile_zero(0);
   _tile_zero(1);

@@ -117,6 +117,13 @@ HSATTN_INLINE F maxima_of_rows(const F* x) {
   const F cd = _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
   return _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
 }
+// Bytes [8][4] as [4][8].
+HSATTN_INLINE void transpose_bytes(const std::uint32_t* words, std::uint8_t* bytes) {
+  const __m256i turn = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i fours = _mm256_shuffle_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)), turn);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), _mm256_permutevar8x32_epi32(fours, order));
+}
 HSATTN_INLINE M above(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
 // bytes[i] |= flag in the lanes of m.
 HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {

@@ -148,6 +148,10 @@ HSATTN_INLINE F maxima_of_rows(const F* x) {
   for (int r = 0; r < kLanes; ++r) maxima[r] = reduce_max(x[r]);
   return maxima;
 }
+// Bytes [8][4] as [4][8].
+HSATTN_INLINE void transpose_bytes(const std::uint32_t* words, std::uint8_t* bytes) {
+  for (int i = 0; i < 32; ++i) bytes[i % 4 * 8 + i / 4] = static_cast<std::uint8_t>(words[i / 4] >> (i % 4 * 8));
+}
 HSATTN_INLINE M above(F x, F y) { return bits_of(x > y); }
 HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
   for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<std::uint8_t>(bytes[i] | ((m >> i & 1) != 0 ? flag : 0));

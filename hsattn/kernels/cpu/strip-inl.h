@@ -15,24 +15,36 @@ constexpr int kHalves = static_cast<int>(kPanelUnits) / kGroupUnits;
 constexpr int kSlots = static_cast<int>(kPanelUnits);
 constexpr int kHalfWords = kGroupUnits * static_cast<int>(kUnit) / 2;  // of a row of weights
 
+// The next aligned group of units that some quad of a strip visits.
+struct StripGroup {
+  Index first = kNoUnit;  // unit of it that is visited first; none: kNoUnit
+  int count = 0;          // units of it that are visited
+  std::uint32_t lanes[kGroupUnits][kStripQuads];
+};
+
 struct StripCursor {
   Cursor quad[kStripQuads];
+  StripGroup next;
 
-  HSATTN_ALWAYS Index next_unit() const {
+  HSATTN_ALWAYS Index lowest_unit() const {
     Index unit = kNoUnit;
-    for (const Cursor& c : quad) {
-      if (c.at < c.end) unit = min_of<Index>(unit, c.at->unit);
-    }
+    for (const Cursor& c : quad) unit = min_of<Index>(unit, c.at < c.end ? c.at->unit : kNoUnit);
     return unit;
   }
-  // Units of a group that a quad still has to visit, by bits.
-  HSATTN_ALWAYS unsigned listed(Index group) const {
-    unsigned units = 0;
-    for (const Cursor& c : quad) {
-      for (const Entry* e = c.at; e < c.end && e->unit / kGroupUnits == group; ++e)
-        units |= 1U << (e->unit % kGroupUnits);
+  // Reads the next group. Which quads visit a unit cannot be predicted, so there is no branch for it.
+  HSATTN_ALWAYS void read_group() {
+    next.count = 0;
+    next.first = lowest_unit();
+    if (next.first == kNoUnit) return;
+    __builtin_memset(next.lanes, 0, sizeof next.lanes);
+    for (Index unit = next.first; unit / kGroupUnits == next.first / kGroupUnits; unit = lowest_unit(), ++next.count) {
+      for (int q = 0; q < kStripQuads; ++q) {
+        Cursor& c = quad[q];
+        const bool visits = c.at < c.end && c.at->unit == unit;
+        next.lanes[unit % kGroupUnits][q] = visits ? c.at->lanes : 0;
+        c.at += visits ? 1 : 0;
+      }
     }
-    return units;
   }
 };
 
@@ -42,7 +54,7 @@ struct StripPanel {
   Index unit[kSlots];  // of each slot; kNoUnit: the slot is empty
   bool whole[kHalves];
   std::uint8_t seen[kStripRows][kSlots];  // lanes of each slot that each row sees
-  unsigned has[kStripQuads];              // bit i: a row of the quad may see some of slot i
+  unsigned has[kStripQuads];              // bit i: a row of the quad sees some of slot i
   bool all_seen;
   bool careful;  // holds a key or value that is not finite
 
@@ -54,51 +66,51 @@ struct StripPanel {
   }
 };
 
-// Takes the entries of a group, the first of its units into `slot`; returns whether all rows see all of it.
-HSATTN_INLINE bool take_group(StripCursor& cursor, Index first_unit, int slot, int units, StripPanel& panel) {
-  std::uint32_t every = 0xffffffffU;
-  int count = 0;
-  for (int q = 0; q < kStripQuads; ++q) {
-    Cursor& c = cursor.quad[q];
-    for (; c.at < c.end && c.at->unit < first_unit + units; ++c.at, ++count) {
-      const int at = slot + static_cast<int>(c.at->unit - first_unit);
-      for (int r = 0; r < kQuad; ++r) panel.seen[q * kQuad + r][at] = static_cast<std::uint8_t>(c.at->lanes >> (8 * r));
-      panel.has[q] |= 1U << at;
-      every &= c.at->lanes;
-    }
-  }
-  for (int u = 0; u < units; ++u) panel.unit[slot + u] = first_unit + u;
-  return every == 0xffffffffU && count == units * kStripQuads;
-}
+// The lanes [quads, slots] that rows see, a byte of each word for each row of the quad.
+struct StripLanes {
+  alignas(64) std::uint32_t of[kStripQuads][kSlots] = {};
 
-HSATTN_INLINE void take_half(StripCursor& cursor, int half, StripPanel& panel) {
-  const int first = half * kGroupUnits;
-  panel.whole[half] = false;
-  for (int slot = first; slot < first + kGroupUnits; ++slot) {
-    const Index next = cursor.next_unit();
-    if (next == kNoUnit) break;
-    const Index group = next / kGroupUnits;
-    const unsigned units = cursor.listed(group);
-    if ((units & (units - 1)) == 0) {
-      take_group(cursor, next, slot, 1, panel);
-      panel.all_seen = false;
-    } else {
-      if (slot > first) break;
-      panel.whole[half] = true;
-      panel.all_seen &= take_group(cursor, group * kGroupUnits, slot, kGroupUnits, panel);
-      return;
-    }
+  HSATTN_ALWAYS void set(int slot, const std::uint32_t* quads) {
+    for (int q = 0; q < kStripQuads; ++q) of[q][slot] = quads[q];
   }
-  panel.all_seen = false;
+};
+
+// Takes groups into a half as long as they fit.
+HSATTN_INLINE void take_half(StripCursor& cursor, int half, StripPanel& panel, StripLanes& lanes) {
+  const int first = half * kGroupUnits;
+  StripGroup& group = cursor.next;
+  panel.whole[half] = group.count > 1;
+  if (panel.whole[half]) {
+    const Index unit = group.first / kGroupUnits * kGroupUnits;
+    for (int u = 0; u < kGroupUnits; ++u) {
+      panel.unit[first + u] = unit + u;
+      lanes.set(first + u, group.lanes[u]);
+    }
+    cursor.read_group();
+    return;
+  }
+  for (int slot = first; slot < first + kGroupUnits && group.count == 1; ++slot) {
+    panel.unit[slot] = group.first;
+    lanes.set(slot, group.lanes[group.first % kGroupUnits]);
+    cursor.read_group();
+  }
 }
 
 HSATTN_INLINE void take_strip_panel(const PackedHead& head, StripCursor& cursor, StripPanel& panel) {
+  StripLanes lanes;
   for (Index& unit : panel.unit) unit = kNoUnit;
-  __builtin_memset(panel.seen, 0, sizeof panel.seen);
-  __builtin_memset(panel.has, 0, sizeof panel.has);
-  panel.all_seen = true;
+  for (int half = 0; half < kHalves; ++half) take_half(cursor, half, panel, lanes);
+  std::uint32_t every = 0xffffffffU;
+  for (int q = 0; q < kStripQuads; ++q) {
+    panel.has[q] = 0;
+    for (int slot = 0; slot < kSlots; ++slot) {
+      panel.has[q] |= (lanes.of[q][slot] != 0 ? 1U : 0U) << slot;
+      every &= lanes.of[q][slot];
+    }
+    transpose_bytes(lanes.of[q], panel.seen[q * kQuad]);
+  }
+  panel.all_seen = every == 0xffffffffU;
   panel.careful = false;
-  for (int half = 0; half < kHalves; ++half) take_half(cursor, half, panel);
   if (!head.any_not_finite) return;
   for (const Index unit : panel.unit) panel.careful |= unit != kNoUnit && head.not_finite[unit] != 0;
 }
@@ -107,7 +119,7 @@ HSATTN_INLINE void take_strip_panel(const PackedHead& head, StripCursor& cursor,
 HSATTN_INLINE Index next_strip(const StripCursor* cursors, Index strips) {
   Index best = -1, lowest = kNoUnit;
   for (Index i = 0; i < strips; ++i) {
-    const Index unit = cursors[i].next_unit();
+    const Index unit = cursors[i].next.first;
     if (unit >= lowest) continue;
     lowest = unit;
     best = i;
@@ -127,6 +139,7 @@ HSATTN_INLINE void for_each_strip_panel(const Scratch& s, Index quads, Body body
       const auto& entries = s.entries[quad];
       cursors[quad / kStripQuads - base].quad[quad % kStripQuads] = {entries.data(), entries.data() + entries.size()};
     }
+    for (Index i = 0; i < some; ++i) cursors[i].read_group();
     for (Index i = next_strip(cursors, some); i >= 0; i = next_strip(cursors, some)) body(base + i, cursors[i]);
   }
 }
