@@ -23,7 +23,9 @@ constexpr double kAllowedGradientError = 1e-3;
 // Sparse attention is another function; with fresh weights its loss is still that of guessing.
 constexpr double kSparseLossError = 0.02;
 
-bool sees_everything(const std::string& attention) { return attention != "hsa" && attention != "local"; }
+bool sees_everything(const std::string& attention) {
+  return attention == "full" || attention == "sdpa" || attention == "standard";
+}
 
 // [batch, length + 1]
 Tensor tokens_of(const StepBenchOptions& o, Index length) {

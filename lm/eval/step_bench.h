@@ -25,7 +25,7 @@ struct StepBenchOptions : Options {
 
   void visit(OptionVisitor& option) override {
     option("lengths", lengths, "tokens of a sequence; several, separated by commas, are taken one after the other");
-    option("attention", attentions, "which to compare, of hsa,full,local,sdpa,standard, separated by commas");
+    option("attention", attentions, "which to compare, by the names that `train` knows, separated by commas");
     option("layers", model.layers, "blocks of attention and SwiGLU");
     option("width", model.width, "size of the residual stream");
     option("heads", model.heads, "query heads");

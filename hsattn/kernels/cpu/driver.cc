@@ -44,8 +44,9 @@ void empty_lists(const PlanShape& shape, std::int32_t* lists) {
 // Heads of a call, a few at a time: as many are packed at once as there are threads, so that memory stays bounded.
 class Waves {
  public:
-  Waves(const ConstView& k, const ConstView* v, const PackRequest& request, Executor& executor)
-      : k_(k), v_(v), request_(request), executor_(executor), heads_(k.batch * k.heads) {
+  Waves(const ConstView& k, const ConstView* v, const ConstNodes& pooled, const PackRequest& request,
+        Executor& executor)
+      : k_(k), v_(v), pooled_(pooled), request_(request), executor_(executor), heads_(k.batch * k.heads) {
     const Index size = std::min<Index>(heads_, executor.threads());
     for (Index i = 0; i < size; ++i) packed_.push_back(allocate_packed_head(k.tokens, k.dim, request));
   }
@@ -69,6 +70,14 @@ class Waves {
   }
 
  private:
+  GivenNodes given(Index head) const {
+    const auto rows = [&](const ConstView& nodes) {
+      return nodes.data == nullptr ? Rows<const float>{}
+                                   : rows_of<const float>(nodes, head / k_.heads, head % k_.heads);
+    };
+    return {rows(pooled_.k), rows(pooled_.v)};
+  }
+
   void pack(Index first, Index count) {
     const Index units = packed_[0].units;
     const Index chunk = executor_.threads() == 1 ? std::max<Index>(1, units) : std::max<Index>(64, ceil_div(units, 8));
@@ -83,12 +92,13 @@ class Waves {
       PackedHead& head = packed_[static_cast<std::size_t>(i)];
       const auto* flags = head.not_finite.get();
       head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; });
-      build_pyramid(keys(first + i), values(first + i), request_, head);
+      build_pyramid(keys(first + i), values(first + i), given(first + i), request_, head);
     });
   }
 
   const ConstView& k_;
   const ConstView* v_;
+  ConstNodes pooled_;  // without data where the call pools
   PackRequest request_;
   Executor& executor_;
   Index heads_;
@@ -109,6 +119,7 @@ HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index
   HeadJob job;
   job.shape = shape;
   job.packed = &packed;
+  job.kv_head = head % shape.kv_heads;
   job.group = q.heads / shape.kv_heads;
   job.scale = static_cast<float>(scale);
   job.q = stored_rows(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
@@ -149,25 +160,33 @@ Id* lists_of_head(Id* lists, const PlanShape& shape, Index head) {
   return lists == nullptr ? nullptr : lists + head * shape.queries * shape.slots();
 }
 
-// The part that all forward passes share; `given` and `keep` are lists of the whole call or null.
-void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const SearchBudgets& budgets,
-                 const std::int32_t* given, const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
+// Where the lists of a call come from: the first that is there.
+struct ListSource {
+  const std::int32_t* given = nullptr;  // lists of the whole call
+  const ListRule* rule = nullptr;
+  SearchBudgets search = {};
+};
+
+// The part that all forward passes share; `keep` is for lists of the whole call, or null.
+void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const ListSource& source,
+                 const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa(), in.q.dtype);
-  PackRequest request = request_for(shape, given == nullptr, budgets.rescore);
+  PackRequest request = request_for(shape, source.given == nullptr && source.rule == nullptr, source.search.rescore);
   request.values = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
   request.step = kernels.step;
   request.tiles = kernels.tiles;
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
-  Waves waves(in.k, &in.v, request, executor);
+  Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
     const auto job_of = [&](Index task) {
       const Index head = first_head + task % heads;
       HeadJob job = head_job(in.q, shape, scale, head, waves.packed(task % heads));
-      job.search = budgets;
-      job.lists = lists_of_head(given, shape, head);
+      job.search = source.search;
+      job.rule = source.rule;
+      job.lists = lists_of_head(source.given, shape, head);
       job.keep = lists_of_head(keep, shape, head);
       return job;
     };
@@ -188,7 +207,7 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
 }  // namespace
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor) {
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   if (without_idle_search(shape).slots() == 0) {
     empty_lists(shape, blocks);
     return;
@@ -197,7 +216,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   const SearchBudgets budgets = budgets_of(shape, options);
   PackRequest request = request_for(shape, true, budgets.rescore);
   request.far_field = false;
-  Waves waves(k, nullptr, request, executor);
+  Waves waves(k, nullptr, {pooled_keys.value_or(ConstView()), {}}, request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
@@ -218,14 +237,17 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
 
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
              Executor& executor) {
-  run_forward(in, scale, without_idle_search(plan.shape), {}, plan.blocks, out, nullptr, executor);
+  run_forward(in, scale, without_idle_search(plan.shape), {.given = plan.blocks}, out, nullptr, executor);
 }
 
 void forward(const AttentionInputs& in, double scale, const PlanShape& shape, const PlanOptions& options,
              const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const PlanShape needed = without_idle_search(shape);
   if (keep != nullptr && needed.slots() == 0) empty_lists(shape, keep);
-  run_forward(in, scale, needed, budgets_of(needed, options), nullptr, out, keep, executor);
+  const ListRule rule(needed, options);
+  run_forward(in, scale, needed,
+              {.rule = lists_by_rule(options.pattern) ? &rule : nullptr, .search = budgets_of(needed, options)}, out,
+              keep, executor);
 }
 
 namespace {
@@ -291,9 +313,38 @@ void turn_columns(const PackedHead& packed, float* sums) {
   }
 }
 
+// Gradients of nodes that the caller pooled: zero where every position attends everything, so that none was packed.
+void write_node_gradients(const Buffer<float>& sums, bool any, Index padded_dim, const Rows<float>& to) {
+  for (Index i = 0; i < to.count; ++i) {
+    if (any) {
+      std::copy_n(sums.get() + i * padded_dim, to.dim, to.row(i));
+    } else {
+      std::fill_n(to.row(i), to.dim, 0.0F);
+    }
+  }
+}
+
+// What becomes of the gradients of one head.
+struct HeadGradients {
+  WritableRows dk, dv;
+  bool pooled = false;             // nodes were given: no gradient of theirs goes to tokens
+  Rows<float> dk_nodes, dv_nodes;  // then; without rows if they are not wanted
+};
+
+HeadGradients head_gradients(const AttentionInputs& in, const AttentionGradients& grads, Index head) {
+  const Index batch = head / in.k.heads, kv_head = head % in.k.heads;
+  HeadGradients out{
+      writable_rows(grads.dk, batch, kv_head), writable_rows(grads.dv, batch, kv_head), in.pooled.has_value(), {}, {}};
+  if (grads.dpooled) {
+    out.dk_nodes = rows_of<float>(grads.dpooled->k, batch, kv_head);
+    out.dv_nodes = rows_of<float>(grads.dpooled->v, batch, kv_head);
+  }
+  return out;
+}
+
 // Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
 void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count, float scale,
-                 const StoredRows& k, const StoredRows& v, const WritableRows& dk, const WritableRows& dv) {
+                 const StoredRows& k, const StoredRows& v, const HeadGradients& out) {
   GradientSums& sum = ranges[0];
   for (Index r = 1; r < count; ++r) {
     add_into(sum.dk.get(), ranges[r].dk.get(), sum.tokens);
@@ -308,9 +359,14 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
   if (packed.pairs) {  // their queries are not multiplied by it
     for (Index i = 0; i < sum.tokens; ++i) sum.dk[i] *= scale;
   }
-  if (shape.far_field) spread_node_gradients(packed, shape, k, v, sum);
-  write_token_gradients(sum.dk.get(), packed.padded_dim, dk);
-  write_token_gradients(sum.dv.get(), packed.padded_dim, dv);
+  if (out.pooled) {
+    write_node_gradients(sum.dk_nodes, shape.far_field, packed.padded_dim, out.dk_nodes);
+    write_node_gradients(sum.dv_nodes, shape.far_field, packed.padded_dim, out.dv_nodes);
+  } else if (shape.far_field) {
+    spread_node_gradients(packed, shape, k, v, sum);
+  }
+  write_token_gradients(sum.dk.get(), packed.padded_dim, out.dk);
+  write_token_gradients(sum.dv.get(), packed.padded_dim, out.dv);
 }
 
 BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const AttentionSaved& saved,
@@ -340,7 +396,7 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   request.step = kernels.step;
   request.tiles = kernels.tiles;
   const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
-  Waves waves(in.k, &in.v, request, executor);
+  Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   const Index ranges = query_ranges(shape);
   const Index per_range = std::max<Index>(kTile, round_up(ceil_div(shape.queries, ranges), kTile));
   std::vector<GradientSums> sums;
@@ -362,9 +418,7 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
     executor.run(heads, [&](Index i) {
       const Index head = first_head + i;
       finish_head(waves.packed(i), shape, &sums[static_cast<std::size_t>(i * ranges)], ranges,
-                  static_cast<float>(scale), waves.keys(head), waves.values(head),
-                  writable_rows(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
-                  writable_rows(grads.dv, head / shape.kv_heads, head % shape.kv_heads));
+                  static_cast<float>(scale), waves.keys(head), waves.values(head), head_gradients(in, grads, head));
     });
   });
 }

@@ -195,13 +195,18 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
   __builtin_memset(s.o.get(), 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
 }
 
-// The lists of a tile: those of the plan, or ones chosen now from the queries in s.q.
+// The lists of a tile: those of the plan, or ones that follow from the positions or are chosen now from the queries in
+// s.q.
 static const std::int32_t* tile_lists(const HeadJob& job, Index first, Index count, Scratch& s) {
   const Index slots = job.shape.slots();
   if (slots == 0) return nullptr;
   if (job.lists != nullptr) return job.lists + first * slots;
   std::int32_t* lists = job.keep != nullptr ? job.keep + first * slots : s.lists.get();
-  select_tile(job, first, count, lists, s);
+  if (job.rule != nullptr) {
+    job.rule->write(job.kv_head, first, count, lists);
+  } else {
+    select_tile(job, first, count, lists, s);
+  }
   return lists;
 }
 

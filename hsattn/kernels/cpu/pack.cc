@@ -175,8 +175,17 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
 
 namespace {
 
-// Pools all rows of a head; half-precision rows are converted first, into memory that lasts as long.
-void pool_stored(const StoredRows& x, const PackRequest& request, Index padded_dim, float* out) {
+// Pools all rows of a head; half-precision rows are converted first, into memory that lasts as long. Nodes that are
+// given are taken as they are.
+void pool_stored(const StoredRows& x, const Rows<const float>& given, const PackRequest& request, Index padded_dim,
+                 float* out) {
+  if (given.data != nullptr) {
+    for (Index i = 0; i < given.count; ++i, out += padded_dim) {
+      std::copy_n(given.row(i), given.dim, out);
+      std::fill(out + given.dim, out + padded_dim, 0.0F);
+    }
+    return;
+  }
   Buffer<float> space;
   if (x.dtype != DType::kFloat32) space = allocate_buffer<float>(x.count * x.dim, "attention: rows to pool");
   pool(request.pooling, float_rows(x, 0, x.count, space.get()), request.block, padded_dim, out);
@@ -184,12 +193,13 @@ void pool_stored(const StoredRows& x, const PackRequest& request, Index padded_d
 
 }  // namespace
 
-void build_pyramid(const StoredRows& k, const StoredRows& v, const PackRequest& request, PackedHead& head) {
+void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& given, const PackRequest& request,
+                   PackedHead& head) {
   PackedPyramid& p = head.pyramid;
   if (p.levels == 0) return;
   const Index pd = head.padded_dim;
-  pool_stored(k, request, pd, p.keys.get());
-  if (request.far_field) pool_stored(v, request, pd, p.values.get());
+  pool_stored(k, given.keys, request, pd, p.keys.get());
+  if (request.far_field) pool_stored(v, given.values, request, pd, p.values.get());
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
     const Index nodes = p.first[level + 1] - p.first[level];
