@@ -35,8 +35,9 @@ LinformerScratch::LinformerScratch(const LinformerJob& job, bool backward)
 
 const LinformerKernels& linformer_kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512 || isa == Isa::kAvx512BFloat16) return avx512::kLinformerKernels;
-  if (isa == Isa::kAvx2) return avx2::kLinformerKernels;
+  const Isa plain = without_pair_products(isa);
+  if (plain == Isa::kAvx512) return avx512::kLinformerKernels;
+  if (plain == Isa::kAvx2) return avx2::kLinformerKernels;
 #endif
   static_cast<void>(isa);
   return portable::kLinformerKernels;

@@ -69,8 +69,9 @@ ScanBackwardScratch::ScanBackwardScratch(const PackedFeatures& f, Index chunks)
 
 const ScanKernels& scan_kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512 || isa == Isa::kAvx512BFloat16) return avx512::kScanKernels;
-  if (isa == Isa::kAvx2) return avx2::kScanKernels;
+  const Isa plain = without_pair_products(isa);
+  if (plain == Isa::kAvx512) return avx512::kScanKernels;
+  if (plain == Isa::kAvx2) return avx2::kScanKernels;
 #endif
   static_cast<void>(isa);
   return portable::kScanKernels;
