@@ -8,7 +8,7 @@ from report.table import DASH, Table
 __all__ = ["DASH", "Block", "Section", "Table", "commands_of", "number", "percent", "plus_minus", "table_html"]
 
 
-SENTENCE = 26  # letters; a longer cell is one
+SENTENCE = 20  # letters; a longer cell is one
 
 
 @dataclass
