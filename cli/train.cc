@@ -148,6 +148,7 @@ Command train_command() {
   return {"train", "train a language model on bytes",
           "  hsattn train --data runs/data --run runs/hsa --attention hsa --context 4096 --steps 600\n"
           "  hsattn train --data runs/data --run runs/sdpa --attention sdpa --context 4096 --steps 600\n"
+          "  hsattn train --data runs/data --run runs/pooled --pooling attention --context 4096 --steps 600\n"
           "  hsattn train --run runs/hsa --resume\n",
           run, print};
 }

@@ -11,4 +11,5 @@
 #include "hsattn/plan/options.h"
 #include "hsattn/plan/plan.h"
 #include "hsattn/plan/sequences.h"
+#include "hsattn/pooling/pooler.h"
 #include "hsattn/version.h"

@@ -26,22 +26,41 @@ Tensor readable_lse(const Tensor& lse, const Tensor& q) {
   return torch::stable::contiguous(lse);
 }
 
+// What the caller pooled, as the kernels read it.
+struct Pooled {
+  Tensor k, v;
+  ConstNodes views() const { return {const_view(k), const_view(v)}; }
+};
+
+std::optional<Pooled> readable_pooled(const char* who, const std::optional<Tensor>& k, const std::optional<Tensor>& v) {
+  check(k.has_value() == v.has_value(), who, ": one of pooled_k and pooled_v is given; both or none must be");
+  if (!k) return {};
+  return Pooled{readable(who, "pooled_k", *k), readable(who, "pooled_v", *v)};
+}
+
+std::optional<ConstNodes> views_of(const std::optional<Pooled>& pooled) {
+  return pooled ? std::optional(pooled->views()) : std::nullopt;
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, const Tensor& k_given,
                                                      const Tensor& v_given, const std::optional<Tensor>& plan,
                                                      const std::string& pattern, bool causal, const Budgets& budgets,
                                                      std::optional<double> scale, bool keep_plan,
-                                                     const std::optional<Tensor>& sequences) {
+                                                     const std::optional<Tensor>& sequences,
+                                                     const std::optional<Tensor>& pooled_k,
+                                                     const std::optional<Tensor>& pooled_v) {
   constexpr const char* kWho = "attention_forward";
   const PlanOptions options = options_from(pattern, causal, budgets);
   const Tensor q = readable(kWho, "q", q_given);
   const Tensor k = readable(kWho, "k", k_given);
   const Tensor v = readable(kWho, "v", v_given);
+  const std::optional<Pooled> pooled = readable_pooled(kWho, pooled_k, pooled_v);
   const PlanShape shape = shape_for(options, q, k);
   const Tensor o = sequences ? new_token_major(q) : new_like(q);
   const Tensor lse = new_tensor(q, {q.size(0), q.size(1), q.size(2)}, lse_type_of(q));
-  const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
+  const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale, views_of(pooled)};
   const AttentionOutputs out{view(o), lse.mutable_data_ptr()};
   TorchExecutor executor;
 
@@ -68,17 +87,19 @@ std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, cons
 std::tuple<Tensor, Tensor> attention_no_grad(const Tensor& q, const Tensor& k, const Tensor& v,
                                              const std::optional<Tensor>& plan, const std::string& pattern, bool causal,
                                              const Budgets& budgets, std::optional<double> scale,
-                                             const std::optional<Tensor>& sequences) {
-  const auto [o, lse, none] = attention_forward(q, k, v, plan, pattern, causal, budgets, scale, false, sequences);
+                                             const std::optional<Tensor>& sequences,
+                                             const std::optional<Tensor>& pooled_k,
+                                             const std::optional<Tensor>& pooled_v) {
+  const auto [o, lse, none] =
+      attention_forward(q, k, v, plan, pattern, causal, budgets, scale, false, sequences, pooled_k, pooled_v);
   return {o, lse};
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout_given, const Tensor& q_given,
-                                                      const Tensor& k_given, const Tensor& v_given,
-                                                      const Tensor& o_given, const Tensor& lse_given,
-                                                      const Tensor& kept, const std::string& pattern, bool causal,
-                                                      const Budgets& budgets, std::optional<double> scale,
-                                                      const std::optional<Tensor>& sequences) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& dout_given, const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
+    const Tensor& o_given, const Tensor& lse_given, const Tensor& kept, const std::string& pattern, bool causal,
+    const Budgets& budgets, std::optional<double> scale, const std::optional<Tensor>& sequences,
+    const std::optional<Tensor>& pooled_k, const std::optional<Tensor>& pooled_v) {
   constexpr const char* kWho = "attention_backward";
   const PlanOptions options = options_from(pattern, causal, budgets);
   const Tensor q = readable(kWho, "q", q_given);
@@ -87,42 +108,52 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout_given, 
   const Tensor o = readable(kWho, "o", o_given);
   const Tensor dout = readable(kWho, "dout", dout_given);
   const Tensor lse = readable_lse(lse_given, q);
+  const std::optional<Pooled> pooled = readable_pooled(kWho, pooled_k, pooled_v);
   const PlanShape shape = shape_for(options, q, k);
   TorchExecutor executor;
 
   Tensor lists = kept;
   if (kept.numel() == 0 && shape.slots() > 0) {
-    lists = make_plan(q, k, pattern, causal, budgets, scale, sequences);
+    lists = make_plan(q, k, pattern, causal, budgets, scale, sequences, pooled_k);
   }
   const auto new_gradient = sequences ? new_token_major : new_like;
   const Tensor dq = new_gradient(q), dk = new_gradient(k), dv = new_gradient(v);
-  const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
+  const bool wants_pooled = pooled && shape.far_field;
+  const Tensor dpooled_k = wants_pooled ? new_like(pooled->k) : new_tensor(q, {0});
+  const Tensor dpooled_v = wants_pooled ? new_like(pooled->v) : new_tensor(q, {0});
+  const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale, views_of(pooled)};
   const AttentionSaved saved{const_view(dout), const_view(o), lse.const_data_ptr()};
-  const AttentionGradients grads{view(dq), view(dk), view(dv)};
+  AttentionGradients grads{view(dq), view(dk), view(dv)};
+  if (wants_pooled) grads.dpooled = Nodes{view(dpooled_k), view(dpooled_v)};
   if (sequences) {
     const SequencePlans each(kWho, *sequences, options, q, k);
     hsattn::attention_backward(in, each.sequences, each.views(kWho, lists), saved, grads, executor);
   } else {
     hsattn::attention_backward(in, plan_view(kWho, shape, lists), saved, grads, executor);
   }
-  return {dq, dk, dv};
+  return {dq, dk, dv, dpooled_k, dpooled_v};
 }
 
 Tensor make_plan(const Tensor& q_given, const Tensor& k_given, const std::string& pattern, bool causal,
-                 const Budgets& budgets, std::optional<double> scale, const std::optional<Tensor>& sequences) {
+                 const Budgets& budgets, std::optional<double> scale, const std::optional<Tensor>& sequences,
+                 const std::optional<Tensor>& pooled_k) {
   const PlanOptions options = options_from(pattern, causal, budgets);
   const Tensor q = readable("make_plan", "q", q_given);
   const Tensor k = readable("make_plan", "k", k_given);
   const PlanShape shape = shape_for(options, q, k);
   TorchExecutor executor;
   if (sequences) {
+    if (pooled_k) throw Unsupported("make_plan: pooled keys were given with several sequences, which is not supported");
     const SequencePlans each("make_plan", *sequences, options, q, k);
     const Tensor lists = each.new_lists(q, shape);
     make_plans_into(const_view(q), const_view(k), each.sequences, options, scale, ids(lists), executor);
     return lists;
   }
   const Tensor lists = new_lists(q, shape);
-  make_plan_into(const_view(q), const_view(k), options, scale, ids(lists), executor);
+  std::optional<ConstView> pooled;
+  const Tensor nodes = pooled_k ? readable("make_plan", "pooled_k", *pooled_k) : k;
+  if (pooled_k) pooled = const_view(nodes);
+  make_plan_into(const_view(q), const_view(k), options, scale, ids(lists), executor, pooled);
   return lists;
 }
 

@@ -13,27 +13,47 @@ namespace hsattn::torch_ops {
 /// o [B, H, n, d], lse [B, H, n], kept [B, Hkv, n, slots] (int32; [0] unless keep_plan and slots > 0).
 /// `plan` holds lists to reuse; without it the call plans for itself.
 ///
+/// `pooled_k`, `pooled_v` [B, Hkv, nodes, d], the type of lse: what the caller pooled, such as pool_forward(), instead
+/// of what the call would; both or none.
+///
 /// `sequences` [count, 5], int64: batch element, first query, end, first key, end of each sequence that is attended as
 /// if it were alone. With it o and the gradients are laid out [batch, tokens, heads, dim], and `kept` holds the
 /// sequences' lists one after another: [B Hkv n slots], filled up with -1.
 std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                                      const std::optional<Tensor>& plan, const std::string& pattern,
                                                      bool causal, const Budgets& budgets, std::optional<double> scale,
-                                                     bool keep_plan, const std::optional<Tensor>& sequences);
+                                                     bool keep_plan, const std::optional<Tensor>& sequences,
+                                                     const std::optional<Tensor>& pooled_k,
+                                                     const std::optional<Tensor>& pooled_v);
 
 /// o and lse of attention_forward, for calls that no gradient will be asked of: torch runs no Python for it.
 std::tuple<Tensor, Tensor> attention_no_grad(const Tensor& q, const Tensor& k, const Tensor& v,
                                              const std::optional<Tensor>& plan, const std::string& pattern, bool causal,
                                              const Budgets& budgets, std::optional<double> scale,
-                                             const std::optional<Tensor>& sequences);
+                                             const std::optional<Tensor>& sequences,
+                                             const std::optional<Tensor>& pooled_k,
+                                             const std::optional<Tensor>& pooled_v);
 
-/// dq, dk, dv, with the plan held fixed. `kept`: lists of the forward pass, or an empty tensor: they are found again,
+/// dq, dk, dv, and of pooled_k and pooled_v ([0] where these are not given or the far field is off), with the plan held
+/// fixed. `kept`: lists of the forward pass, or an empty tensor: they are found again,
 /// bit-equal.
-std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
-                                                      const Tensor& v, const Tensor& o, const Tensor& lse,
-                                                      const Tensor& kept, const std::string& pattern, bool causal,
-                                                      const Budgets& budgets, std::optional<double> scale,
-                                                      const std::optional<Tensor>& sequences);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
+    const Tensor& kept, const std::string& pattern, bool causal, const Budgets& budgets, std::optional<double> scale,
+    const std::optional<Tensor>& sequences, const std::optional<Tensor>& pooled_k,
+    const std::optional<Tensor>& pooled_v);
+
+/// Pooled keys and values [B, Hkv, nodes, d], the type of lse; parameters [rows, d] of that type. See pooling/pooler.h.
+std::tuple<Tensor, Tensor> pool_forward(const Tensor& k, const Tensor& v, const Tensor& parameters,
+                                        const std::string& pooling, Index block);
+
+/// dk, dv, dparameters.
+std::tuple<Tensor, Tensor, Tensor> pool_backward(const Tensor& dpooled_k, const Tensor& dpooled_v, const Tensor& k,
+                                                 const Tensor& v, const Tensor& parameters, const std::string& pooling,
+                                                 Index block);
+
+/// Parameters to start from, for heads as long as the last size of `like`; float32, for a `like` of float64 that.
+Tensor initial_pooler(const Tensor& like, const std::string& pooling);
 
 /// Sequences [count, 5] from offsets, int32 or int64 [count + 1]; the keys' are the queries' if not given.
 Tensor packed_sequences(const Tensor& first_queries, const std::optional<Tensor>& first_keys);
@@ -43,7 +63,8 @@ Tensor padded_sequences(const Tensor& mask, Index queries);
 
 /// Lists [B, Hkv, n, slots], int32: block ids, ascending, then -1.
 Tensor make_plan(const Tensor& q, const Tensor& k, const std::string& pattern, bool causal, const Budgets& budgets,
-                 std::optional<double> scale, const std::optional<Tensor>& sequences);
+                 std::optional<double> scale, const std::optional<Tensor>& sequences,
+                 const std::optional<Tensor>& pooled_k);
 
 /// Length of each list.
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets);

@@ -4,35 +4,17 @@
 #include <string>
 #include <vector>
 
+#include "hsattn/plan/budgets.h"
 #include "hsattn/plan/plan.h"
 #include "torch_ops/tensors.h"
 
 namespace hsattn::torch_ops {
 
-using Budgets = std::vector<Index>;  ///< in the order of README.md
-constexpr double kMillion = 1e6;     ///< a list of whole numbers: mass is in millionths
+using Budgets = std::vector<Index>;  ///< as hsattn/plan/budgets.h has them
 
 inline PlanOptions options_from(const std::string& pattern, bool causal, const Budgets& budgets) {
-  constexpr std::size_t kCount = 13;
-  check(budgets.size() == kCount, "budgets: there are ", budgets.size(), " numbers; there must be ", kCount,
-        ": window, top_k, candidates, block, sinks, top_nodes, beam, dense_until, far_field, levels, pooling, mass, "
-        "min_top_k");
-  check(budgets[8] == 0 || budgets[8] == 1, "budgets: far_field is ", budgets[8], "; it must be 0 or 1");
-  check(budgets[10] == 0 || budgets[10] == 1, "budgets: pooling is ", budgets[10], "; it must be 0 (mean) or 1 (max)");
-  PlanOptions options{.pattern = pattern_from_name(pattern), .causal = causal, .hsa = {}};
-  options.hsa = {.window = budgets[0],
-                 .top_k = budgets[1],
-                 .candidates = budgets[2],
-                 .block = budgets[3],
-                 .sinks = budgets[4],
-                 .top_nodes = budgets[5],
-                 .beam = budgets[6],
-                 .dense_until = budgets[7],
-                 .far_field = budgets[8] == 1,
-                 .levels = budgets[9],
-                 .pooling = budgets[10] == 1 ? Pooling::kMax : Pooling::kMean,
-                 .mass = static_cast<double>(budgets[11]) / kMillion,
-                 .min_top_k = budgets[12]};
+  const PlanOptions options{
+      .pattern = pattern_from_name(pattern), .causal = causal, .hsa = options_of_budgets(budgets)};
   check_options(options);
   return options;
 }

@@ -5,16 +5,27 @@
 STABLE_TORCH_LIBRARY(hsattn, m) {
   m.def(
       "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? plan, str pattern, bool causal, int[] budgets, "
-      "float? scale, bool keep_plan, Tensor? sequences=None) -> (Tensor o, Tensor lse, Tensor kept)");
+      "float? scale, bool keep_plan, Tensor? sequences=None, Tensor? pooled_k=None, Tensor? pooled_v=None) -> (Tensor "
+      "o, Tensor lse, Tensor kept)");
   m.def(
       "attention_no_grad(Tensor q, Tensor k, Tensor v, Tensor? plan, str pattern, bool causal, int[] budgets, "
-      "float? scale, Tensor? sequences=None) -> (Tensor o, Tensor lse)");
+      "float? scale, Tensor? sequences=None, Tensor? pooled_k=None, Tensor? pooled_v=None) -> (Tensor o, Tensor lse)");
   m.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor kept, str pattern, "
-      "bool causal, int[] budgets, float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor dk, Tensor dv)");
+      "bool causal, int[] budgets, float? scale, Tensor? sequences=None, Tensor? pooled_k=None, Tensor? pooled_v=None) "
+      "-> "
+      "(Tensor dq, Tensor dk, Tensor dv, Tensor dpooled_k, Tensor dpooled_v)");
   m.def(
       "make_plan(Tensor q, Tensor k, str pattern, bool causal, int[] budgets, float? scale, "
-      "Tensor? sequences=None) -> Tensor");
+      "Tensor? sequences=None, Tensor? pooled_k=None) -> Tensor");
+  m.def(
+      "pool_forward(Tensor k, Tensor v, Tensor parameters, str pooling, int block) -> (Tensor pooled_k, Tensor "
+      "pooled_v)");
+  m.def(
+      "pool_backward(Tensor dpooled_k, Tensor dpooled_v, Tensor k, Tensor v, Tensor parameters, str pooling, int "
+      "block) "
+      "-> (Tensor dk, Tensor dv, Tensor dparameters)");
+  m.def("initial_pooler(Tensor like, str pooling) -> Tensor");
   m.def("packed_sequences(Tensor first_queries, Tensor? first_keys) -> Tensor");
   m.def("padded_sequences(Tensor mask, int queries) -> Tensor");
   m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
@@ -30,6 +41,9 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("attention_no_grad", TORCH_BOX(&hsattn::torch_ops::attention_no_grad));
   m.impl("attention_backward", TORCH_BOX(&hsattn::torch_ops::attention_backward));
   m.impl("make_plan", TORCH_BOX(&hsattn::torch_ops::make_plan));
+  m.impl("pool_forward", TORCH_BOX(&hsattn::torch_ops::pool_forward));
+  m.impl("pool_backward", TORCH_BOX(&hsattn::torch_ops::pool_backward));
+  m.impl("initial_pooler", TORCH_BOX(&hsattn::torch_ops::initial_pooler));
   m.impl("packed_sequences", TORCH_BOX(&hsattn::torch_ops::packed_sequences));
   m.impl("padded_sequences", TORCH_BOX(&hsattn::torch_ops::padded_sequences));
   m.impl("plan_map", TORCH_BOX(&hsattn::torch_ops::plan_map));

@@ -15,19 +15,20 @@ PlanShape shape_for(const ConstView& q, const ConstView& k, const PlanOptions& o
 }  // namespace
 
 void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
-                    std::int32_t* blocks, Executor& executor) {
+                    std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   check_queries_and_keys("make_plan", q, k, scale);
   const PlanShape shape = shape_for(q, k, options);
+  if (pooled_keys) check_nodes("make_plan", "pooled k", *pooled_keys, k, shape.block);
   check_memory_for_lists("make_plan", blocks, shape.list_elements());
-  dispatch::select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor);
+  dispatch::select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor, pooled_keys);
 }
 
 Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
-               Executor& executor) {
+               Executor& executor, const std::optional<ConstView>& pooled_keys) {
   check_queries_and_keys("make_plan", q, k, scale);
   Plan plan{shape_for(q, k, options), {}};
   plan.blocks = allocate_vector<std::int32_t>(plan.shape.list_elements(), "make_plan: lists");
-  make_plan_into(q, k, options, scale, plan.blocks.data(), executor);
+  make_plan_into(q, k, options, scale, plan.blocks.data(), executor, pooled_keys);
   return plan;
 }
 
@@ -42,8 +43,10 @@ void attention_forward(const AttentionInputs& in, const PlanView& plan, const At
 void attention_forward(const AttentionInputs& in, const PlanOptions& options, const AttentionOutputs& out,
                        std::int32_t* keep, Executor& executor) {
   check_inputs("attention_forward", in);
+  const PlanShape shape = shape_for(in.q, in.k, options);
+  check_pooled("attention_forward", in, shape.block);
   check_outputs("attention_forward", in, out);
-  dispatch::forward(in, shape_for(in.q, in.k, options), options, out, keep, executor);
+  dispatch::forward(in, shape, options, out, keep, executor);
 }
 
 void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
@@ -51,6 +54,7 @@ void attention_backward(const AttentionInputs& in, const PlanView& plan, const A
   check_inputs("attention_backward", in);
   check_plan_fits("attention_backward", in, plan);
   check_gradients("attention_backward", in, saved, grads);
+  check_gradients_of_pooled("attention_backward", in, plan.shape.far_field, saved, grads);
   dispatch::backward(in, plan, saved, grads, executor);
 }
 

@@ -17,6 +17,10 @@ namespace hsattn {
 struct AttentionInputs {
   ConstView q, k, v;
   std::optional<double> scale;  ///< multiplies q.k; 1/sqrt(dim) if unset
+  /// What the caller pooled, such as pool_forward() for the plan's block: searched and attended in the place of means
+  /// or maxima. A node may depend on its own tokens alone, or later ones leak into earlier positions. Nodes of the same
+  /// tokens (the last ones of several levels) must be equal, since it is not said which of them is attended.
+  std::optional<ConstNodes> pooled = {};
 };
 
 /// What attention writes. Memory apart from the inputs.
@@ -37,19 +41,25 @@ struct AttentionSaved {
 /// Gradients, each shaped and typed as its input; overwritten. Memory apart from everything read.
 struct AttentionGradients {
   View dq, dk, dv;
+  /// Of `pooled`, if that is given and the far field, through which alone it gets any, is on; else unset. What nodes
+  /// get is not passed on to dk and dv then.
+  std::optional<Nodes> dpooled = {};
 };
 
 /// Chooses what every position attends. Pure: position p's list depends on the queries of p and the keys before p's
 /// near window, never on other queries, the thread count or how the sequence is cut into calls.
 ///
+/// With `pooled_keys` (AttentionInputs::pooled) the search scores these.
+///
 /// Throws InvalidArgument if shapes, types or options do not fit.
 /// Source: HSA paper, section 3.2. Differs: every position selects for itself (docs/design.md, "Selection").
 Plan make_plan(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale = {},
-               Executor& executor = serial_executor());
+               Executor& executor = serial_executor(), const std::optional<ConstView>& pooled_keys = {});
 
 /// The same into memory of the caller: `blocks` has room for batch * kv_heads * queries * plan_shape(...).slots() ids.
 void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& options, std::optional<double> scale,
-                    std::int32_t* blocks, Executor& executor = serial_executor());
+                    std::int32_t* blocks, Executor& executor = serial_executor(),
+                    const std::optional<ConstView>& pooled_keys = {});
 
 /// Attention over what `plan` lists: near run, blocks and far nodes in one softmax.
 ///
@@ -68,10 +78,10 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
 void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
                         const AttentionGradients& grads, Executor& executor = serial_executor());
 
-/// The same for several sequences that share tensors: each is attended as if it were alone, with the same bits. The
-/// tensors have the shapes above; `sequences` says which tokens belong together. No query may be in two sequences. Rows
-/// of o that are in none become 0, of lse -inf, and whatever their q, k and v hold is not read. With `keep` the lists
-/// are stored one after another; it has room for list_elements(plan_shapes(...)).
+/// The same for several sequences that share tensors, without `pooled` (Unsupported): each is attended as if it were
+/// alone, with the same bits. The tensors have the shapes above; `sequences` says which tokens belong together. No
+/// query may be in two sequences. Rows of o that are in none become 0, of lse -inf, and whatever their q, k and v hold
+/// is not read. With `keep` the lists are stored one after another; it has room for list_elements(plan_shapes(...)).
 void attention_forward(const AttentionInputs& in, std::span<const Sequence> sequences, const PlanOptions& options,
                        const AttentionOutputs& out, std::int32_t* keep = nullptr,
                        Executor& executor = serial_executor());

@@ -11,7 +11,13 @@ void check_queries_and_keys(const char* who, const ConstView& q, const ConstView
 /// q, k and v fit together.
 void check_inputs(const char* who, const AttentionInputs& in);
 
-/// The plan was made for these shapes.
+/// Nodes of the pyramid of k in blocks of `block`: right shape and type.
+void check_nodes(const char* who, const char* name, const ConstView& nodes, const ConstView& k, Index block);
+
+/// Pooled keys and values, if they are given, are such nodes.
+void check_pooled(const char* who, const AttentionInputs& in, Index block);
+
+/// The plan, and what is pooled, was made for these shapes.
 void check_plan_fits(const char* who, const AttentionInputs& in, const PlanView& plan);
 
 /// o has q's shape and type and shares no memory with q, k, v or lse.
@@ -20,6 +26,10 @@ void check_outputs(const char* who, const AttentionInputs& in, const AttentionOu
 /// dout, o, lse and the gradients have the right shapes and types; gradients share no memory with anything else.
 void check_gradients(const char* who, const AttentionInputs& in, const AttentionSaved& saved,
                      const AttentionGradients& grads);
+
+/// Gradients of pooled keys and values are there if the far field gives them any, and lie apart from everything else.
+void check_gradients_of_pooled(const char* who, const AttentionInputs& in, bool far_field, const AttentionSaved& saved,
+                               const AttentionGradients& grads);
 
 /// There is memory for lists of `elements` ids.
 void check_memory_for_lists(const char* who, const std::int32_t* blocks, Index elements);

@@ -1,19 +1,34 @@
 #include "hsattn/attention/dispatch.h"
 
+#include <algorithm>
 #include <new>
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/buffer.h"
 #include "hsattn/base/cpu.h"
 #include "hsattn/base/error.h"
+#include "hsattn/base/math.h"
 #include "hsattn/kernels/cpu/driver.h"
 #include "hsattn/kernels/reference/reference.h"
+#include "hsattn/plan/list_rule.h"
 
 namespace hsattn::dispatch {
 namespace {
 
 // The vector kernels take all types but float64, the reference everything.
 bool vector_kernels_accept(const ConstView& q) { return q.dtype != DType::kFloat64; }
+
+// Fills `blocks` by a rule, some positions a task.
+void list_by_rule(const PlanShape& shape, const PlanOptions& options, std::int32_t* blocks, Executor& executor) {
+  constexpr Index kTask = 512;  // positions of a head
+  const ListRule rule(shape, options);
+  const Index chunks = ceil_div(shape.queries, kTask);
+  executor.run(shape.batch * shape.kv_heads * chunks, [&](Index task) {
+    const Index head = task / chunks, first = task % chunks * kTask;
+    rule.write(head % shape.kv_heads, first, std::min(kTask, shape.queries - first),
+               blocks + (head * shape.queries + first) * shape.slots());
+  });
+}
 
 // Large memory is asked for, and refused, by its size. What grows step by step, lists of a tile, ends here.
 template <class Body>
@@ -35,10 +50,13 @@ const char* kernel_name(DType type) {
 }
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor) {
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   if (shape.list_elements() == 0) return;
-  const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
-  with_errors_of("make_plan", [&] { select(q, k, shape, options, scale, blocks, executor); });
+  with_errors_of("make_plan", [&] {
+    if (lists_by_rule(options.pattern)) return list_by_rule(shape, options, blocks, executor);
+    const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
+    select(q, k, shape, options, scale, blocks, executor, pooled_keys);
+  });
 }
 
 void forward(const AttentionInputs& in, const PlanView& plan, const AttentionOutputs& out, Executor& executor) {
@@ -63,7 +81,8 @@ void forward(const AttentionInputs& in, const PlanShape& shape, const PlanOption
     own = allocate_vector<std::int32_t>(shape.list_elements(), "attention_forward: lists");
     keep = own.data();
   }
-  select(in.q, in.k, shape, options, scale, keep, executor);
+  const std::optional<ConstView> pooled_keys = in.pooled ? std::optional(in.pooled->k) : std::nullopt;
+  select(in.q, in.k, shape, options, scale, keep, executor, pooled_keys);
   forward(in, PlanView{shape, keep}, out, executor);
 }
 

@@ -10,7 +10,7 @@ const char* kernel_name(DType type);
 
 /// Fills `blocks` with the lists of every position.
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor);
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys = {});
 
 void forward(const AttentionInputs& in, const PlanView& plan, const AttentionOutputs& out, Executor& executor);
 

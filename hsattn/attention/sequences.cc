@@ -140,6 +140,11 @@ std::vector<std::int32_t*> lists_of(std::span<const PlanShape> shapes, std::int3
 
 void check_inputs_and_sequences(const char* who, const AttentionInputs& in, std::span<const Sequence> sequences) {
   check_inputs(who, in);
+  if (in.pooled) {
+    throw Unsupported(concat(who,
+                             ": pooled keys and values were given with several sequences, which is not supported; ",
+                             "pool and attend each sequence by itself"));
+  }
   check_sequences(who, sequences, in.q.batch, in.q.tokens, in.k.tokens);
 }
 
@@ -230,6 +235,7 @@ void make_plans_into(const ConstView& q, const ConstView& k, std::span<const Seq
   constexpr const char* kWho = "make_plans";
   check_queries_and_keys(kWho, q, k, scale);
   check_sequences(kWho, sequences, q.batch, q.tokens, k.tokens);
+  (void)queries_of_none(kWho, sequences, q);  // no query may be in two
   const std::vector<PlanShape> shapes = plan_shapes(options, k.heads, sequences);
   check_memory_for_lists(kWho, blocks, list_elements(shapes));
   const std::vector<std::int32_t*> lists = lists_of(shapes, blocks);

@@ -30,4 +30,7 @@ constexpr const char* name_of(DType type) {
 /// The type of lse for tensors of `type`: float64 for float64, else float32.
 constexpr DType lse_type(DType type) { return type == DType::kFloat64 ? type : DType::kFloat32; }
 
+/// The type of a pooled node's keys and values, of a pooler's parameters and of the gradients of both: as lse's.
+constexpr DType node_type(DType type) { return lse_type(type); }
+
 }  // namespace hsattn

@@ -29,6 +29,15 @@ BasicView<Pointer> contiguous_view(Pointer data, DType dtype, Index batch, Index
   return {data, dtype, batch, heads, tokens, dim, heads * tokens * dim, tokens * dim, dim};
 }
 
+/// Keys and values of the nodes of a pyramid, or gradients of them: [batch, kv_heads, nodes of all levels, dim], levels
+/// one after another, blocks first, of node_type().
+template <class AnyView>
+struct BasicNodes {
+  AnyView k, v;
+};
+using Nodes = BasicNodes<View>;
+using ConstNodes = BasicNodes<ConstView>;
+
 /// Rows [tokens, dim] of one head: what a kernel works on.
 template <class T>
 struct Rows {

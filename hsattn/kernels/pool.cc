@@ -45,6 +45,12 @@ int pyramid_levels(Index blocks) {
   return levels;
 }
 
+Index pyramid_nodes(Index blocks) {
+  Index nodes = 0;
+  for (int level = 0; level < pyramid_levels(blocks); ++level) nodes += ceil_div(blocks, Index{1} << level);
+  return nodes;
+}
+
 void pool(Pooling pooling, const Rows<const float>& x, Index block, Index stride, float* out) {
   const bool max = pooling == Pooling::kMax;
   Index below = ceil_div(x.count, block);

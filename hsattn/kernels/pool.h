@@ -10,6 +10,9 @@ namespace hsattn {
 /// Levels of the binary tree over `blocks` blocks: the last has one node.
 int pyramid_levels(Index blocks);
 
+/// Nodes of all its levels, blocks included.
+Index pyramid_nodes(Index blocks);
+
 /// Means or maxima of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes (means weighted by
 /// the tokens behind them), level after level: `out` is [nodes of all levels, stride] with zeros behind dim. A NaN in a
 /// row is one in every node above it.

@@ -4,12 +4,11 @@
 #include <utility>
 
 #include "hsattn/base/error.h"
+#include "hsattn/plan/patterns/patterns.h"
 
 namespace hsattn {
 namespace {
 
-constexpr std::array<std::pair<Pattern, const char*>, 3> kPatternNames{
-    {{Pattern::kFull, "full"}, {Pattern::kLocal, "local"}, {Pattern::kHsa, "hsa"}}};
 constexpr std::array<std::pair<Pooling, const char*>, 2> kPoolingNames{
     {{Pooling::kMean, "mean"}, {Pooling::kMax, "max"}}};
 
@@ -20,31 +19,44 @@ void check_budget(const char* name, Index value, Index smallest) {
         " to 2^40");
 }
 
-template <class Names, class Value>
-const char* name_in(const Names& names, Value wanted) {
-  for (const auto& [value, name] : names) {
-    if (value == wanted) return name;
-  }
-  return "unknown";
-}
-
-template <class Names>
-auto value_in(const Names& names, const char* option, const std::string& wanted) {
+[[noreturn]] void throw_unknown(const char* option, const std::string& found, const std::vector<std::string>& names) {
   std::string known;
-  for (const auto& [value, name] : names) {
-    if (wanted == name) return value;
-    known += known.empty() ? name : concat(", ", name);
-  }
-  throw InvalidArgument(concat("options: ", option, " is '", wanted, "'; it must be one of ", known));
+  for (const std::string& name : names) known += known.empty() ? name : ", " + name;
+  throw InvalidArgument(concat("options: ", option, " is '", found, "'; it must be one of ", known));
 }
 
 }  // namespace
 
-const char* name_of(Pattern pattern) { return name_in(kPatternNames, pattern); }
-const char* name_of(Pooling pooling) { return name_in(kPoolingNames, pooling); }
+const char* name_of(Pattern pattern) { return entry_of(pattern).name; }
 
-Pattern pattern_from_name(const std::string& name) { return value_in(kPatternNames, "pattern", name); }
-Pooling pooling_from_name(const std::string& name) { return value_in(kPoolingNames, "pooling", name); }
+const char* name_of(Pooling pooling) {
+  for (const auto& [value, name] : kPoolingNames) {
+    if (value == pooling) return name;
+  }
+  return "unknown";
+}
+
+std::vector<std::string> pattern_names() {
+  std::vector<std::string> names;
+  for (const PatternEntry& entry : pattern_table()) names.emplace_back(entry.name);
+  return names;
+}
+
+Pattern pattern_from_name(const std::string& name) {
+  for (const PatternEntry& entry : pattern_table()) {
+    if (name == entry.name) return entry.pattern;
+  }
+  throw_unknown("pattern", name, pattern_names());
+}
+
+Pooling pooling_from_name(const std::string& name) {
+  std::vector<std::string> names;
+  for (const auto& [value, known] : kPoolingNames) {
+    if (name == known) return value;
+    names.emplace_back(known);
+  }
+  throw_unknown("pooling", name, names);
+}
 
 void check_options(const PlanOptions& options) {
   const HsaOptions& o = options.hsa;
@@ -56,6 +68,9 @@ void check_options(const PlanOptions& options) {
   check_budget("beam", o.beam, 0);
   check_budget("dense_until", o.dense_until, 0);
   check_budget("min_top_k", o.min_top_k, 1);
+  check_budget("stride", o.stride, 0);
+  check_budget("dilation", o.dilation, 1);
+  check_budget("pattern_seed", o.pattern_seed, 0);
   check(o.block >= 1 && o.block <= 64 && (o.block & (o.block - 1)) == 0, "options: block is ", o.block,
         "; it must be a power of two from 1 to 64");
   check(o.levels >= 0 && o.levels <= 6, "options: levels is ", o.levels, "; it must be 0 (auto) or 1 to 6");

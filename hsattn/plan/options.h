@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "hsattn/base/types.h"
 
@@ -11,26 +12,38 @@ namespace hsattn {
 ///   kFull   everything (that causality allows)
 ///   kLocal  the near window alone: the control
 ///   kHsa    near window, sinks, and blocks found by hierarchical search (docs/design.md, "Selection")
-enum class Pattern { kFull, kLocal, kHsa };
+/// and the patterns of other papers, whose lists follow from the position alone (docs/design.md, "Patterns"):
+///   kSparseTransformer       near window, sinks, and every stride-th block before the position's own
+///   kSparseTransformerFixed  near window, sinks, the own segment of stride tokens, and the last block of each other
+///   kLongformer              near window, global tokens, and behind the window every dilation-th block
+///   kBigBird                 near window, global tokens, and random blocks
+enum class Pattern { kFull, kLocal, kHsa, kSparseTransformer, kSparseTransformerFixed, kLongformer, kBigBird };
 
 /// How keys and values are pooled into the pyramid, element by element: the mean or the largest of a node's tokens.
 enum class Pooling { kMean, kMax };
 
-/// Budgets of hierarchical sparse attention, in tokens unless said otherwise.
+/// Budgets of hierarchical sparse attention, in tokens unless said otherwise. Other patterns read window, top_k, block
+/// and sinks, as far as they have them, and what is theirs at the end; what is not theirs is not looked at.
 struct HsaOptions {
   Index window = 128;        ///< near tokens before each position, always attended (bidirectional: on both sides)
   Index top_k = 512;         ///< selected tokens that are attended, rounded up to blocks
   Index candidates = 4096;   ///< tokens that the descent returns for exact rescoring; <= top_k: no rescoring
   Index block = 8;           ///< tokens per block, a power of two up to 64
-  Index sinks = 8;           ///< first tokens, always attended, rounded up to blocks; besides top_k
+  Index sinks = 8;           ///< first tokens, always attended, rounded up to blocks; besides top_k. In longformer and
+                             ///< bigbird they are the global tokens: bidirectional, they attend everything themselves
   Index top_nodes = 1024;    ///< the search starts at the finest level on which at most so many nodes cover the past
   Index beam = 0;            ///< nodes refined per level; 0: candidates / block (or top_k / block if that is more)
   Index dense_until = 1024;  ///< a position whose past is at most this long attends all of it
   bool far_field = false;    ///< attend pooled nodes for all that was not kept
   Index levels = 0;          ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
   Pooling pooling = Pooling::kMean;
-  double mass = 0;       ///< 0: top_k tokens; else the share of the attention that is enough, from above 0 to 1
-  Index min_top_k = 64;  ///< with `mass`: selected tokens that are attended in any case
+  double mass = 0;         ///< 0: top_k tokens; else the share of the attention that is enough, from above 0 to 1
+  Index min_top_k = 64;    ///< with `mass`: selected tokens that are attended in any case
+  Index stride = 0;        ///< sparse_transformer: rounded up to blocks; 0: what top_k needs to reach all of the past
+  Index dilation = 1;      ///< longformer: every dilation-th block behind the near window; 1: all
+  Index pattern_seed = 0;  ///< bigbird: of its random blocks
+
+  bool operator==(const HsaOptions&) const = default;
 
   /// The defaults: work on any model without training.
   static HsaOptions any_model() { return {}; }
@@ -53,7 +66,10 @@ struct PlanOptions {
 const char* name_of(Pattern pattern);
 const char* name_of(Pooling pooling);
 
-/// "full", "local" or "hsa". Throws InvalidArgument that lists the names.
+/// The names of all patterns: full, local, hsa, sparse_transformer, sparse_transformer_fixed, longformer, bigbird.
+std::vector<std::string> pattern_names();
+
+/// Throws InvalidArgument that lists the names.
 Pattern pattern_from_name(const std::string& name);
 
 /// "mean" or "max". Throws InvalidArgument that lists the names.

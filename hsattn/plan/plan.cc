@@ -6,6 +6,7 @@
 
 #include "hsattn/base/error.h"
 #include "hsattn/base/math.h"
+#include "hsattn/plan/patterns/patterns.h"
 
 namespace hsattn {
 namespace {
@@ -98,7 +99,10 @@ void check_list(const PlanShape& s, Index query, const std::int32_t* list) {
 
 }  // namespace
 
-bool PlanShape::dense(Index position) const { return dense_until > 0 && past_tokens(*this, position) <= dense_until; }
+bool PlanShape::dense(Index position) const {
+  if (position >= 0 && position < global_tokens) return true;
+  return dense_until > 0 && past_tokens(*this, position) <= dense_until;
+}
 
 Range PlanShape::near(Index position) const {
   if (!dense(position)) return near_window(*this, position);
@@ -148,12 +152,17 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
   check(keys <= kMostKeys && s.blocks() <= kMostBlocks, "plan: ", keys, " keys in blocks of ", s.block, " are ",
         s.blocks(), " blocks; there may be at most 2^33 keys and 2^30 blocks");
   s.window = options.pattern == Pattern::kFull ? std::max(queries, keys) : o.window;
-  if (options.pattern != Pattern::kHsa) return s;
+  const PatternEntry& pattern = entry_of(options.pattern);
+  if (!pattern.lists) return s;
   s.sinks = ceil_div(o.sinks, s.block);
   s.kept = ceil_div(o.top_k, s.block);
   const double positions = static_cast<double>(batch) * static_cast<double>(kv_heads) * static_cast<double>(queries);
   check(positions * static_cast<double>(s.slots()) < static_cast<double>(kMostIds), "plan: ", batch, " * ", kv_heads,
         " * ", queries, " lists of ", s.slots(), " blocks; their product must be below 2^56");
+  if (pattern.rule != nullptr) {
+    s.global_tokens = pattern.global_tokens && !s.causal ? s.sinks * s.block : 0;
+    return s;
+  }
   s.dense_until = std::max(o.dense_until, s.slots() * s.block);
   s.far_field = o.far_field;
   s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;
@@ -189,6 +198,7 @@ std::string describe(const PlanView& plan) {
        << ", sinks " << s.sinks * s.block << ", kept " << s.kept * s.block << ", dense until " << s.dense_until
        << ", far field " << (s.far_field ? "on" : "off") << ", pooling " << name_of(s.pooling)
        << "\n  attended tokens: " << attended << "\n";
+  if (s.global_tokens > 0) text << "  the first " << s.global_tokens << " positions attend everything\n";
   if (s.slots() > 0) text << "  listed tokens of positions that have a list: " << listed << "\n";
   return text.str();
 }

@@ -31,10 +31,11 @@ struct PlanShape {
   Index window = 0;       ///< near tokens; at least `keys` for full attention
   Index dense_until = 0;  ///< past tokens up to which a position attends everything; 0 if nothing is selected
   Index sinks = 0;        ///< first blocks that are always attended, as a count of blocks
-  Index kept = 0;         ///< blocks that the search keeps for each position; at most so many with a mass budget
+  Index kept = 0;         ///< listed blocks of each position besides sinks; at most so many with a mass budget
   bool far_field = false;
   Index far_levels = 0;              ///< tallest far node: 2^far_levels blocks
   Pooling pooling = Pooling::kMean;  ///< of far nodes
+  Index global_tokens = 0;           ///< the first positions that attend everything, however long their past is
 
   /// Length of each list: sinks + kept, or 0 if the pattern selects nothing.
   Index slots() const { return kept == 0 ? 0 : sinks + kept; }

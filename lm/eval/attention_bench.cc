@@ -28,7 +28,7 @@ using Outputs = std::vector<Tensor>;
 Outputs run_ours(const BenchCase& c, const PlanOptions& options, const BenchTensors& t) {
   const auto [o, lse, kept] = op_forward(options, t.q, t.k, t.v, /*keep_plan=*/c.backward);
   if (!c.backward) return {o, lse};
-  const auto [dq, dk, dv] = op_backward(options, t.dout, t.q, t.k, t.v, o, lse, kept);
+  const auto [dq, dk, dv, none] = op_backward(options, t.dout, t.q, t.k, t.v, o, lse, kept);
   return {o, lse, dq, dk, dv};
 }
 

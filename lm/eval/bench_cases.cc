@@ -152,8 +152,10 @@ void check_bench_options(const BenchOptions& o) {
   check(o.threads >= 0 && o.threads <= 4096, "threads is ", o.threads, "; 0 to 4096 is right");
   check(o.queries == "correlated" || o.queries == "random" || o.queries.ends_with("q.npy"), "queries is ", o.queries,
         "; correlated, random or a file NAME_q.npy are right");
-  check(o.attention.ours(), "pattern is ", o.attention.attention, "; hsa, full or local are right");
+  check(o.attention.ours(), "pattern is ", o.attention.attention, "; one of ", patterns_for_help(), " is right");
   check_attention_options(o.attention);
+  check(!o.attention.has_pooler(), "pooling is ", o.attention.pooling,
+        ", whose parameters belong to a model; mean or max are right here");
 }
 
 std::vector<BenchCase> bench_cases(const BenchOptions& options) {

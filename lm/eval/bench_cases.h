@@ -35,7 +35,7 @@ struct BenchOptions : Options {
     option("lengths", lengths,
            "time these lengths, in tokens, separated by commas, instead of the table, with the options below; above "
            "32768, SDPA's time is that of the first 32768 tokens, extrapolated by n^2");
-    option("pattern", attention.attention, "hsa | full | local");
+    option("pattern", attention.attention, patterns_for_help().c_str());
     attention.visit_budgets(option);
     option("dtype", dtype, "float32 | bfloat16");
     option("batch", batch, "sequences");

@@ -99,7 +99,7 @@ OpCheck check_op(const PlanOptions& options, const Tensor& q, const Tensor& k, c
   result.forward_error = forward_error_of(o, exact);
   result.attended_tokens = attended_tokens(plan);
   if (!backward) return result;
-  const auto [dq, dk, dv] = op_backward(options, exact.dout, q, k, v, o, lse, kept);
+  const auto [dq, dk, dv, none] = op_backward(options, exact.dout, q, k, v, o, lse, kept);
   result.backward_error = backward_error_of(dq, dk, dv, exact);
   return result;
 }

@@ -24,7 +24,8 @@ Tensor read_tokens(const InspectOptions& o) {
 AttentionOptions attention_to_show(const AttentionOptions& named, const AttentionOptions& trained) {
   AttentionOptions chosen = choose_attention(named, trained);
   if (chosen.ours()) return chosen;
-  check(named.attention == kAsTrained, "inspect: attention is ", named.attention, "; hsa, local or full are right");
+  check(named.attention == kAsTrained, "inspect: attention is ", named.attention, "; one of ", patterns_for_help(),
+        " is right");
   chosen.attention = "hsa";  // trained with full attention: show what HSA would hold of it, with no training
   chosen.preset = "any_model";
   chosen.apply_preset();
@@ -48,7 +49,7 @@ class Inspector {
   Inspector(const InspectOptions& options, InspectReport& report) : options_(options), report_(report) {}
 
   void measure_layer(Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {
-    const PlanOptions options = report_.attention.plan_options();
+    const PlanOptions options = report_.attention.of_layer(layer).plan_options();
     const Tensor queries = q.detach().to(at::kFloat), keys = k.detach().to(at::kFloat),
                  values = v.detach().to(at::kFloat);
     const Tensor kept = plan_of(options, queries, keys);
@@ -139,6 +140,8 @@ InspectReport inspect_model(const InspectOptions& options, const std::atomic<boo
   check(options.layer < config.layers && options.head < config.heads, "inspect: layer ", options.layer, ", head ",
         options.head, "; the model has ", config.layers, " layers of ", config.heads, " heads");
   report.attention = attention_to_show(options.attention, config.attention);
+  check(!report.attention.has_pooler(), "inspect: the model pools with ", report.attention.pooling,
+        ", which is not supported here; --attention hsa shows it with means");
   report.drawn_layer = options.layer < 0 ? config.layers - 1 : options.layer;
   report.drawn_head = options.head;
   const Tensor tokens = read_tokens(options);

@@ -3,16 +3,6 @@
 #include "hsattn/base/error.h"
 
 namespace hsattn::lm {
-namespace {
-
-bool same_budgets(const HsaOptions& a, const HsaOptions& b) {
-  return a.window == b.window && a.top_k == b.top_k && a.candidates == b.candidates && a.block == b.block &&
-         a.sinks == b.sinks && a.top_nodes == b.top_nodes && a.beam == b.beam && a.dense_until == b.dense_until &&
-         a.far_field == b.far_field && a.levels == b.levels && a.mass == b.mass && a.min_top_k == b.min_top_k;
-}
-
-}  // namespace
-
 AttentionOptions choose_attention(const AttentionOptions& named, const AttentionOptions& trained) {
   if (named.attention != kAsTrained) {
     check_attention_options(named);
@@ -21,8 +11,7 @@ AttentionOptions choose_attention(const AttentionOptions& named, const Attention
   AttentionOptions untouched;
   untouched.preset = named.preset;
   untouched.apply_preset();
-  check(named.preset == AttentionOptions().preset && named.pooling == untouched.pooling &&
-            same_budgets(named.hsa, untouched.hsa),
+  check(named.preset == AttentionOptions().preset && named.pooling == untouched.pooling && named.hsa == untouched.hsa,
         "budgets are given, but attention is as trained; name it too, such as --attention hsa");
   return trained;
 }

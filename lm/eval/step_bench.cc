@@ -3,6 +3,7 @@
 #include <malloc.h>
 
 #include <cmath>
+#include <memory>
 #include <set>
 
 #include "hsattn/base/error.h"
@@ -55,14 +56,11 @@ struct StepTime {
   bool operator<(const StepTime& other) const { return step < other.step; }
 };
 
-// One model for all attentions; every step starts from the same weights.
+// Every step starts from the same weights. A pooling with parameters has a model of its own, with the same other
+// weights.
 class StepBench {
  public:
-  explicit StepBench(const StepBenchOptions& options)
-      : options_(options), model_(options.model, options.seed), optimizer_(model_.parameters(), TrainOptions()) {
-    model_.set_checkpointing(options.checkpointing);
-    for (const auto& [name, weights] : model_.parameters()) fresh_.push_back(weights.detach().clone());
-  }
+  explicit StepBench(const StepBenchOptions& options) : options_(options) {}
 
   void set_tokens(const Tensor& tokens) { tokens_ = tokens; }
   StepTime time_step(const std::string& attention);
@@ -75,30 +73,48 @@ class StepBench {
   void check_step(StepBenchRow& row);
 
  private:
+  void build(const AttentionOptions& attention);
   void start_afresh(const std::string& attention);
   Tensor gradient() const;
 
   StepBenchOptions options_;
-  Transformer model_;
-  Optimizer optimizer_;
+  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::string pooling_;  // of the model, if it has parameters
   std::vector<Tensor> fresh_;
   Tensor tokens_, reference_;
   GradientsResult result_;
   double reference_loss_ = 0;
 };
 
-void StepBench::start_afresh(const std::string& attention) {
-  const at::NoGradGuard no_gradient;
-  model_.set_attention(attention_variant(attention, options_.model.attention));
-  model_.statistics() = {};
-  for (std::size_t i = 0; const auto& [name, weights] : model_.parameters()) weights.detach().copy_(fresh_[i++]);
-  for (const auto& [name, moment] : optimizer_.state()) moment.zero_();
+void StepBench::build(const AttentionOptions& attention) {
+  ModelConfig config = options_.model;
+  config.attention = attention;
+  optimizer_.reset(), model_.reset(), fresh_.clear();
+  model_ = std::make_unique<Transformer>(config, options_.seed);
+  model_->set_checkpointing(options_.checkpointing);
+  optimizer_ = std::make_unique<Optimizer>(model_->parameters(), TrainOptions());
+  for (const auto& [name, weights] : model_->parameters()) fresh_.push_back(weights.detach().clone());
 }
 
-// All weights' gradients as one vector.
+void StepBench::start_afresh(const std::string& attention) {
+  const AttentionOptions chosen = attention_variant(attention, options_.model.attention);
+  const std::string pooling = chosen.has_pooler() ? chosen.pooling : "";
+  if (model_ == nullptr || pooling != pooling_) build(chosen);
+  pooling_ = pooling;
+  const at::NoGradGuard no_gradient;
+  model_->set_attention(chosen);
+  model_->statistics() = {};
+  for (std::size_t i = 0; const auto& [name, weights] : model_->parameters()) weights.detach().copy_(fresh_[i++]);
+  for (const auto& [name, moment] : optimizer_->state()) moment.zero_();
+}
+
+// The gradients of all weights but a pooler's as one vector.
 Tensor StepBench::gradient() const {
   std::vector<Tensor> parts;
-  for (const auto& [name, weights] : model_.parameters()) parts.push_back(weights.grad().reshape({-1}));
+  for (const auto& [name, weights] : model_->parameters()) {
+    if (!name.ends_with("pooler")) parts.push_back(weights.grad().reshape({-1}));
+  }
   return at::cat(parts);
 }
 
@@ -106,21 +122,22 @@ StepTime StepBench::time_step(const std::string& attention) {
   start_afresh(attention);
   StepTime time;
   time.step = milliseconds([&] {
-    result_ = compute_gradients(model_, optimizer_, tokens_, /*accumulate=*/1, /*bf16=*/false);
-    time.in_optimizer = milliseconds([&] { optimizer_.step(TrainOptions().learning_rate); });
+    result_ = compute_gradients(*model_, *optimizer_, tokens_, /*accumulate=*/1, /*bf16=*/false);
+    time.in_optimizer = milliseconds([&] { optimizer_->step(TrainOptions().learning_rate); });
   });
-  time.in_attention = 1000 * model_.statistics().seconds;
+  time.in_attention = 1000 * model_->statistics().seconds;
   return time;
 }
 
 double StepBench::time_forward(const std::string& attention) {
   start_afresh(attention);
   const at::NoGradGuard no_gradient;
-  return milliseconds([&] { model_.hidden(tokens_.slice(1, 0, tokens_.size(1) - 1)); });
+  return milliseconds([&] { model_->hidden(tokens_.slice(1, 0, tokens_.size(1) - 1)); });
 }
 
 void StepBench::measure_memory(StepBenchRow& row) {
-  optimizer_.zero_gradients();
+  start_afresh(row.attention);
+  optimizer_->zero_gradients();
   ::malloc_trim(0);  // what earlier steps freed must not be reused unseen
   const double before = resident_memory_mib();
   if (!forget_peak_memory()) return;
@@ -141,7 +158,7 @@ void StepBench::check_step(StepBenchRow& row) {
   row.loss = result_.loss;
   row.loss_error = std::abs(row.loss - reference_loss_) / reference_loss_;
   row.gradient_error = at::linalg_vector_norm(gradient().sub_(reference_)).item<double>() / norm;
-  row.attended_tokens = model_.statistics().attended_per_call();
+  row.attended_tokens = model_->statistics().attended_per_call();
   const bool same = sees_everything(row.attention);
   const double allowed = same ? kAllowedLossError : kSparseLossError;
   check(row.loss_error <= allowed, "bench-step: wrong answer of ", row.attention, " at ", row.length,

@@ -26,8 +26,10 @@ struct StepBenchOptions : Options {
 
   void visit(OptionVisitor& option) override {
     option("lengths", lengths, "tokens of a sequence; several, separated by commas, are taken one after the other");
-    option("attention", attentions,
-           "which to compare, separated by commas; with options of its own after colons: hsa:levels=3:far_field=false");
+    option(
+        "attention", attentions,
+        "which to compare, by the names that `train` knows, separated by commas; with options of its own after colons: "
+        "hsa:levels=3:far_field=false");
     option("layers", model.layers, "blocks of attention and SwiGLU");
     option("width", model.width, "size of the residual stream");
     option("heads", model.heads, "query heads");

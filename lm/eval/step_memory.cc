@@ -24,9 +24,11 @@ double step_memory_gib(const ModelConfig& config, const std::string& attention, 
     const double scores = kFloat * rows * static_cast<double>(config.heads) * n;
     bytes += (kept + 2) * scores + (kept + 1) * n * n;
   }
-  if (attention == "hsa") {
+  AttentionOptions named = config.attention;
+  named.attention = attention;
+  if (named.ours() && attention != "full" && attention != "local") {
     const HsaOptions& hsa = config.attention.hsa;
-    const auto listed = static_cast<double>(std::max(hsa.top_k, hsa.candidates));
+    const auto listed = static_cast<double>(attention == "hsa" ? std::max(hsa.top_k, hsa.candidates) : hsa.top_k);
     bytes += (kept + 1) * kFloat * rows * static_cast<double>(config.key_heads()) * listed /
              static_cast<double>(std::max<Index>(hsa.block, 1));
   }

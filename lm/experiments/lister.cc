@@ -148,7 +148,7 @@ double Lister::timing_minutes(const std::string& attentions, Index length, Index
 }
 
 void Lister::time_steps(const std::string& name, nlohmann::ordered_json labels, const std::string& attentions,
-                        const std::vector<Index>& lengths, Words more) {
+                        const std::vector<Index>& lengths, const Words& more) {
   const Budget& b = preset_.budget;
   Words words = {"bench-step", "--attention", attentions, "--lengths", joined(lengths), "--forward"};
   append(words, {"--layers", text_of(preset_.model.layers), "--width", text_of(preset_.model.width)});

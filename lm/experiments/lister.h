@@ -58,7 +58,7 @@ class Lister {
   std::vector<std::string> grid(const std::string& experiment, const Training& t);
   void variants(const char* experiment, const std::vector<Variant>& rows, Index steps);
   void time_steps(const std::string& name, nlohmann::ordered_json labels, const std::string& attentions,
-                  const std::vector<Index>& lengths, Words more);
+                  const std::vector<Index>& lengths, const Words& more);
   Index repeats_at(Index length) const;
   double timing_minutes(const std::string& attentions, Index length, Index repeats) const;
   void evaluate_full_with(const System& system);

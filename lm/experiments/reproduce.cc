@@ -224,7 +224,7 @@ std::vector<PlannedRun> plan_of_runs(const RunList& list, const ResultFolder& fo
   std::vector<PlannedRun> plan;
   for (const ExperimentRun& run : list.runs) {
     PlannedRun planned{run, state_of(run, folder), run.minutes};
-    if (planned.state == RunState::kDone) planned.minutes = folder.result_of(run)->at("seconds").get<double>() / 60;
+    if (const auto result = folder.result_of(run)) planned.minutes = result->at("seconds").get<double>() / 60;
     plan.push_back(std::move(planned));
   }
   // Results may be there without the text and the models behind them, as in a fresh clone: made again where needed.

@@ -81,6 +81,7 @@ std::vector<Variant> ablation_variants(const Preset& p) {
       {"base", {}, "as in the other experiments"},
       {"pooling-max", {"pooling=max"}, "the largest element in place of the mean"},
       {"pooling-attention", {"pooling=attention"}, "weights from the keys"},
+      {"pooling-attention-paper", {"pooling=attention_paper"}, "the paper's AdaptivePool"},
       {"pooling-learnable", {"pooling=learnable"}, "weights per place in the group and channel"},
       {"no-far-field", {"far_field=false"}, "what was not kept is not seen"},
       {"no-rescoring", {"candidates=" + text(b.top_k)}, "the descent alone decides"},

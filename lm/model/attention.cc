@@ -1,6 +1,7 @@
 #include "lm/model/attention.h"
 
 #include "hsattn/base/error.h"
+#include "hsattn/plan/budgets.h"
 #include "hsattn/plan/plan.h"
 
 namespace hsattn::lm {
@@ -54,16 +55,51 @@ double average_listed_tokens(const Tensor& kept, Index block) {
   return static_cast<double>(listed * block) / static_cast<double>(kept.numel() / kept.size(-1));
 }
 
+// A pooler with parameters, flat: from keys and values of tokens to those of nodes.
+struct Pool : Function<Pool> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& k, const Tensor& v, const Tensor& parameters,
+                               const std::string& pooling, Index block) {
+    at::AutoDispatchBelowAutograd below;
+    ctx->save_for_backward({k, v, parameters});
+    ctx->saved_data["pooling"] = pooling;
+    ctx->saved_data["block"] = block;
+    const Pooled nodes = op_pool_forward(pooling, block, k, v, parameters.view({-1, k.size(3)}));
+    return {nodes.k, nodes.v};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    at::AutoDispatchBelowAutograd below;
+    const auto [dk, dv, dparameters] =
+        op_pool_backward(ctx->saved_data["pooling"].toStringRef(), ctx->saved_data["block"].toInt(),
+                         {grads[0], grads[1]}, saved[0], saved[1], saved[2].view({-1, saved[0].size(3)}));
+    return {dk, dv, dparameters.flatten(), Tensor(), Tensor()};
+  }
+};
+
+// Nodes of what tokens attend, if the pooling has parameters.
+Pooled pooled_by(const AttentionOptions& options, const Tensor& k, const Tensor& v, const Tensor& pooler) {
+  if (!pooler.defined() || !options.has_pooler()) return {};
+  const bool trained = at::GradMode::is_enabled() && pooler.requires_grad();
+  check(!trained || options.hsa.far_field, "attention: the parameters of pooling ", options.pooling,
+        " require a gradient, which reaches them through the far field alone, and that is off; set far_field");
+  const at::AutoGradMode with_gradient(at::GradMode::is_enabled() && options.hsa.far_field);
+  const Index block = plan_shape(options.plan_options(), k.size(0), k.size(1), k.size(2), k.size(2)).block;
+  const variable_list nodes = Pool::apply(k, v, pooler, options.pooling, block);
+  return {nodes[0], nodes[1]};
+}
+
 // This library's kernels. The options must outlive the backward pass.
 struct OurAttention : Function<OurAttention> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                        const PlanOptions& options, bool keep_plan, AttentionStatistics* statistics) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pooled_k,
+                        const Tensor& pooled_v, const PlanOptions& options, bool keep_plan,
+                        AttentionStatistics* statistics) {
     at::AutoDispatchBelowAutograd below;
-    const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan);
+    const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan, {}, {pooled_k, pooled_v});
     if (keep_plan) {
       const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
       statistics->add_attended(average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block));
-      ctx->save_for_backward({q, k, v, o, lse, kept});
+      ctx->save_for_backward({q, k, v, o, lse, kept, pooled_k, pooled_v});
       ctx->saved_data["options"] = c10::IValue(budgets_of(options.hsa));
       ctx->saved_data["pattern"] = name_of(options.pattern);
     }
@@ -74,21 +110,12 @@ struct OurAttention : Function<OurAttention> {
     const auto saved = ctx->get_saved_variables();
     PlanOptions options;
     options.pattern = pattern_from_name(ctx->saved_data["pattern"].toStringRef());
-    options.hsa = hsa_options_from(ctx->saved_data["options"].toIntVector());
+    options.hsa = options_of_budgets(ctx->saved_data["options"].toIntVector());
     at::AutoDispatchBelowAutograd below;
-    const auto [dq, dk, dv] =
-        op_backward(options, grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
-    return {dq, dk, dv, Tensor(), Tensor(), Tensor()};
-  }
-
- private:
-  static HsaOptions hsa_options_from(const std::vector<int64_t>& b) {
-    HsaOptions o;
-    o.window = b[0], o.top_k = b[1], o.candidates = b[2], o.block = b[3], o.sinks = b[4];
-    o.top_nodes = b[5], o.beam = b[6], o.dense_until = b[7], o.far_field = b[8] != 0, o.levels = b[9];
-    o.pooling = b[10] != 0 ? Pooling::kMax : Pooling::kMean;
-    o.mass = static_cast<double>(b[11]) / 1e6, o.min_top_k = b[12];
-    return o;
+    const auto [dq, dk, dv, dpooled] = op_backward(options, grads[0], saved[0], saved[1], saved[2], saved[3], saved[4],
+                                                   saved[5], {saved[6], saved[7]});
+    const bool pooled = dpooled.k.numel() > 0;
+    return {dq, dk, dv, pooled ? dpooled.k : Tensor(), pooled ? dpooled.v : Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -117,7 +144,13 @@ double average_near_tokens(const PlanOptions& options, Index tokens) {
   return sum / static_cast<double>(std::max<Index>(tokens, 1));
 }
 
-Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k, const Tensor& v,
+Tensor initial_pooler(Pooler pooler, Index dim) {
+  const Tensor parameters = at::empty({pooler_rows(pooler, dim) * dim}, at::kFloat);
+  write_initial_parameters(pooler, dim, DType::kFloat32, parameters.mutable_data_ptr());
+  return parameters.requires_grad_();
+}
+
+Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pooler,
               AttentionStatistics& statistics) {
   const auto inside = Entrance::apply(q, k, v, &statistics);
   if (options.ours()) {
@@ -125,8 +158,10 @@ Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k,
     const bool half =
         std::any_of(inside.begin(), inside.end(), [](const Tensor& x) { return x.dtype() == at::kBFloat16; });
     const auto type = half ? at::kBFloat16 : at::kFloat;  // under autocast some may be one, some the other
-    const Tensor o = OurAttention::apply(inside[0].to(type), inside[1].to(type), inside[2].to(type),
-                                         options.plan_options(), keep_plan, &statistics);
+    const Tensor keys = inside[1].to(type), values = inside[2].to(type);
+    const Pooled pooled = pooled_by(options, keys, values, pooler);
+    const Tensor o = OurAttention::apply(inside[0].to(type), keys, values, pooled.k, pooled.v, options.plan_options(),
+                                         keep_plan, &statistics);
     return Exit::apply(o, &statistics);
   }
   statistics.add_attended(static_cast<double>(q.size(2) + 1) / 2);

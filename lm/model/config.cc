@@ -1,11 +1,20 @@
 #include "lm/model/config.h"
 
+#include <algorithm>
+
 #include "hsattn/base/error.h"
+#include "hsattn/pooling/pooler.h"
 
 namespace hsattn::lm {
 
+std::string patterns_for_help() {
+  std::string names;
+  for (const std::string& name : pattern_names()) names += (names.empty() ? "" : " | ") + name;
+  return names;
+}
+
 void AttentionOptions::visit(OptionVisitor& option) {
-  option("attention", attention, "hsa | full | local | sdpa | standard");
+  option("attention", attention, (patterns_for_help() + " | sdpa | standard").c_str());
   visit_budgets(option);
 }
 
@@ -21,9 +30,17 @@ void AttentionOptions::visit_budgets(OptionVisitor& option) {
   option("dense_until", hsa.dense_until, "a past of at most so many tokens is attended whole");
   option("far_field", hsa.far_field, "attend pooled nodes for what was not kept");
   option("levels", hsa.levels, "0: auto; 1..6: the search starts at nodes of 2^levels tokens");
-  option("pooling", pooling, "mean | max");
+  option("pooling", pooling, "mean | max; with parameters: attention | attention_paper | learnable");
   option("mass", hsa.mass, "0: top_k tokens; else the share of the attention that is enough, with at most top_k");
   option("min_top_k", hsa.min_top_k, "with mass: selected tokens that are attended in any case");
+  option("stride", hsa.stride, "of sparse_transformer, in tokens; 0: what top_k needs to reach all of the past");
+  option("dilation", hsa.dilation, "of longformer: every so many blocks behind the near window");
+  option("pattern_seed", hsa.pattern_seed, "of bigbird's random blocks; each layer adds its number");
+}
+
+bool AttentionOptions::ours() const {
+  const std::vector<std::string> names = pattern_names();
+  return std::find(names.begin(), names.end(), attention) != names.end();
 }
 
 void AttentionOptions::apply_preset() {
@@ -36,19 +53,30 @@ void AttentionOptions::apply_preset() {
   }
 }
 
+AttentionOptions AttentionOptions::of_layer(Index layer) const {
+  AttentionOptions options = *this;
+  options.hsa.pattern_seed += layer;
+  return options;
+}
+
 PlanOptions AttentionOptions::plan_options() const {
   PlanOptions options;
   options.pattern = pattern_from_name(attention);
   options.causal = true;
   options.hsa = hsa;
-  options.hsa.pooling = pooling_from_name(pooling);
+  options.hsa.pooling = has_pooler() ? Pooling::kMean : pooling_from_name(pooling);
   return options;
 }
 
 void check_attention_options(const AttentionOptions& options) {
   check(options.ours() || options.attention == "sdpa" || options.attention == "standard", "attention is ",
-        options.attention, "; hsa, full, local, sdpa or standard are right");
+        options.attention, "; one of ", patterns_for_help(), " | sdpa | standard is right");
   if (options.ours()) check_options(options.plan_options());
+  if (!options.has_pooler()) return;
+  check(options.pooling == "attention" || options.pooling == "attention_paper" || options.pooling == "learnable",
+        "pooling is ", options.pooling, "; mean, max, attention, attention_paper or learnable are right");
+  check(options.attention == "hsa", "pooling is ", options.pooling, ", which has parameters, and attention is ",
+        options.attention, "; only hsa pools");
 }
 
 void ModelConfig::visit(OptionVisitor& option) {
@@ -60,11 +88,17 @@ void ModelConfig::visit(OptionVisitor& option) {
   option("rope_base", rope_base, "base of the rotary frequencies");
   option("vocabulary", vocabulary, "tokens that the embedding knows; 256 for bytes");
   attention.visit(option);
+  option("pooler_per_layer", pooler_per_layer, "pooling with parameters: some for each layer instead of one for all");
+}
+
+Index ModelConfig::pooler_parameters() const {
+  if (!attention.has_pooler()) return 0;
+  return pooler_rows(pooler_from_name(attention.pooling), head_dim()) * head_dim() * (pooler_per_layer ? layers : 1);
 }
 
 Index ModelConfig::parameters() const {
   const Index attention_part = width * head_dim() * (heads + 2 * key_heads()) + width * width;
-  return vocabulary * width + width + layers * (attention_part + 3 * width * inner() + 2 * width);
+  return vocabulary * width + width + layers * (attention_part + 3 * width * inner() + 2 * width) + pooler_parameters();
 }
 
 void check_model_config(const ModelConfig& c) {

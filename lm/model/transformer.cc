@@ -35,6 +35,23 @@ Transformer::Transformer(const ModelConfig& config, Index seed) : config_(config
     block.down = matrix(width, config.inner(), residual);
     blocks_.push_back(block);
   }
+  if (!config.attention.has_pooler()) return;
+  pooling_ = config.attention.pooling;
+  for (Index i = 0; i < (config.pooler_per_layer ? config.layers : 1); ++i) {
+    poolers_.push_back(initial_pooler(pooler_from_name(pooling_), head));
+  }
+}
+
+void Transformer::set_attention(const AttentionOptions& attention) {
+  check(!attention.has_pooler() || attention.pooling == pooling_, "pooling is ", attention.pooling,
+        ", whose parameters this model does not have; it was trained with pooling ",
+        poolers_.empty() ? "mean or max" : pooling_);
+  config_.attention = attention;
+}
+
+Tensor Transformer::pooler_of(Index layer) const {
+  if (poolers_.empty()) return {};
+  return poolers_[poolers_.size() == 1 ? 0 : static_cast<std::size_t>(layer)];
 }
 
 std::vector<std::pair<std::string, Tensor>> Transformer::parameters() const {
@@ -48,7 +65,9 @@ std::vector<std::pair<std::string, Tensor>> Transformer::parameters() const {
                            {prefix + "mlp_norm", b.mlp_norm},
                            {prefix + "gate_up", b.gate_up},
                            {prefix + "down", b.down}});
+    if (config_.pooler_per_layer && !poolers_.empty()) all.emplace_back(prefix + "pooler", poolers_[i]);
   }
+  if (!config_.pooler_per_layer && !poolers_.empty()) all.emplace_back("pooler", poolers_[0]);
   return all;
 }
 
@@ -61,7 +80,7 @@ Tensor Transformer::attention_part(Index layer, const Tensor& x) {
   const Tensor q = qk.slice(1, 0, heads), k = qk.slice(1, heads);
   const Tensor v = qkv.slice(2, heads + kv_heads).transpose(1, 2);
   if (probe_) probe_(layer, q, k, v);
-  const Tensor o = attend(config_.attention, q, k, v, statistics_);
+  const Tensor o = attend(config_.attention.of_layer(layer), q, k, v, pooler_of(layer), statistics_);
   return at::linear(o.transpose(1, 2).reshape({batch, tokens, -1}), block.attention_out);
 }
 

@@ -16,6 +16,9 @@ void check_train_options(const TrainOptions& o) {
   check(!o.data.empty(), "no --data; name a folder written by `hsattn prepare`");
   check(!o.run.empty(), "no --run; name the folder of the run");
   check_model_config(o.model);
+  const AttentionOptions& attention = o.model.attention;
+  check(!attention.has_pooler() || attention.hsa.far_field, "pooling is ", attention.pooling,
+        ", whose parameters learn through the far field alone, and that is off; --far-field is right");
   check(o.context >= 1 && o.context <= 1 << 24, "context is ", o.context, "; 1 to 16777216 is right");
   check(o.batch >= 1 && o.batch <= 1 << 16, "batch is ", o.batch, "; 1 to 65536 is right");
   check(o.accumulate >= 1 && o.accumulate <= 1 << 16, "accumulate is ", o.accumulate, "; 1 to 65536 is right");

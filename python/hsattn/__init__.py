@@ -10,17 +10,21 @@ Example:
 from hsattn._attention import Attention, attention, make_plan
 from hsattn._options import Budgets
 from hsattn._plan import Plan
+from hsattn._pooler import Pooled, Pooler, pool
 from hsattn._sequences import attention_packed, packed_sequences, padded_sequences, restarting_sequences
 
 __all__ = [
     "Attention",
     "Budgets",
     "Plan",
+    "Pooled",
+    "Pooler",
     "attention",
     "attention_packed",
     "make_plan",
     "packed_sequences",
     "padded_sequences",
+    "pool",
     "restarting_sequences",
 ]
 __version__ = "0.1.0"

@@ -34,9 +34,13 @@ def attention(
     pooling: str = "mean",
     mass: float = 0.0,
     min_top_k: int = 64,
+    stride: int | None = None,
+    dilation: int = 1,
+    pattern_seed: int = 0,
     scale: float | None = None,
     plan: Plan | None = None,
     sequences: Tensor | None = None,
+    pooled: tuple[Tensor, Tensor] | None = None,
     return_lse: bool = False,
     **unsupported: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -47,11 +51,21 @@ def attention(
             becomes autocast's type first, as for torch's SDPA. A view whose last stride is 1 is read in place; any
             other tensor is copied.
         k, v: [batch, kv_heads, m, dim], type of q; heads is a multiple of kv_heads. Query i has position i + m - n.
-        pattern: "full" (everything), "local" (the near window alone) or "hsa" (near window, sinks and found blocks).
+        pattern: "full" (everything), "local" (the near window alone), "hsa" (near window, sinks and found blocks), or
+            one of other papers, whose lists follow from the position alone: near window, sinks and, of top_k tokens,
+            "sparse_transformer" every stride-th block, counted from the position's own;
+            "sparse_transformer_fixed" the position's own segment of stride tokens and the last block of each other;
+            "longformer" every dilation-th block behind the near window;
+            "bigbird" random blocks.
+            They are made of blocks; the papers' forms, token by token, are block=1, which is slow. In the last two the
+            sinks are global tokens: if not causal, they attend everything themselves.
         causal: a position sees no later token; the mask is aligned at the bottom right.
         window: near tokens before each position, always attended (not causal: on both sides).
-        top_k: selected tokens that are attended; with mass, at most.
-        candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring.
+        top_k: selected tokens that are attended; with mass, at most. So all patterns that select attend the same number
+            where the past is long enough.
+        candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring. This and
+            the options from top_nodes to min_top_k are of hsa; other patterns do not look at them, and those with lists
+            refuse far_field and mass.
         block: tokens per block, a power of two up to 64.
         sinks: first tokens, always attended, besides top_k.
         top_nodes: the search starts at the finest level on which at most so many nodes cover the past.
@@ -63,17 +77,24 @@ def attention(
         mass: 0: top_k tokens; else the share of the attention that is enough, up to 1: fewer tokens are attended where
             fewer are estimated to hold it, and at most top_k. In steps of a millionth.
         min_top_k: with mass, selected tokens that are attended in any case.
+        stride: of sparse_transformer, in tokens, rounded up to blocks; of what it asks for, the nearest top_k tokens
+            are attended. None: at each position the smallest with which top_k tokens reach all of its past; what that
+            leaves of top_k goes to the nearest blocks.
+        dilation: of longformer, in blocks; 1: no gaps.
+        pattern_seed: of bigbird's random blocks, at least 0; each block of positions and each kv head draws its own.
         scale: multiplies q.k; None: 1/sqrt(dim).
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
             each is attended as if it were alone; o is 0 and gradients are 0 where a token is in none. Rows: batch
             element, first query, end, first key, end.
+        pooled: keys and values of nodes, [batch, kv_heads, nodes, dim] each, float32 (float64 if q is), as Pooler makes
+            them: searched and attended in the place of means or maxima. Not with sequences.
         return_lse: also return the log of each softmax denominator.
 
     Returns:
         o [batch, heads, n, dim], of q's type; with return_lse also lse [batch, heads, n], float32 (float64 if q is). A
-        row that sees no token gives o = 0 and lse = -inf. Gradients reach q, k and v, through o and lse; the selection
-        carries none.
+        row that sees no token gives o = 0 and lse = -inf. Gradients reach q, k and v, and pooled through the far field,
+        from o and lse; the selection carries none.
 
     Raises:
         TypeError for a wrong type, ValueError for an option that cannot be, RuntimeError for shapes or budgets that do
@@ -95,6 +116,10 @@ def attention(
         pooling=pooling,
         mass=mass,
         min_top_k=min_top_k,
+        stride=stride,
+        dilation=dilation,
+        pattern_seed=pattern_seed,
+        pattern=pattern,
     )
     lists = None
     if plan is not None and sequences is not None:
@@ -102,12 +127,14 @@ def attention(
     if plan is not None:
         pattern, causal, budgets = _options_of(plan, q, k, pattern, causal, budgets)
         lists = plan.kept
-    q, k, v = (_computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
+    pooled_k, pooled_v = _nodes("hsattn.attention", pooled, budgets, sequences)
+    q, k, v = (computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
     rules = (pattern, causal, list(budgets), scale)
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        o, lse, _ = ops.attention_forward(q, k, v, lists, *rules, plan is None, sequences)
+    sources = (q, k, v) if pooled is None else (q, k, v, pooled_k, pooled_v)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
+        o, lse, _ = ops.attention_forward(q, k, v, lists, *rules, plan is None, sequences, pooled_k, pooled_v)
     else:
-        o, lse = ops.attention_no_grad(q, k, v, lists, *rules, sequences)
+        o, lse = ops.attention_no_grad(q, k, v, lists, *rules, sequences, pooled_k, pooled_v)
     return (o, lse) if return_lse else o
 
 
@@ -130,7 +157,11 @@ def make_plan(
     pooling: str = "mean",
     mass: float = 0.0,
     min_top_k: int = 64,
+    stride: int | None = None,
+    dilation: int = 1,
+    pattern_seed: int = 0,
     scale: float | None = None,
+    pooled: tuple[Tensor, Tensor] | None = None,
 ) -> Plan:
     """Chooses what every position attends: the plan that attention() with the same arguments follows.
 
@@ -152,9 +183,14 @@ def make_plan(
         pooling=pooling,
         mass=mass,
         min_top_k=min_top_k,
+        stride=stride,
+        dilation=dilation,
+        pattern_seed=pattern_seed,
+        pattern=pattern,
     )
-    q, k = (_computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
-    lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale)
+    q, k = (computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
+    pooled_k = None if pooled is None else pooled[0].detach()
+    lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale, None, pooled_k)
     return Plan(lists, pattern=pattern, causal=causal, budgets=budgets, heads=q.shape[1], keys=k.shape[2])
 
 
@@ -165,14 +201,16 @@ class Attention(torch.nn.Module):
         super().__init__()
         self.options = options
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, plan: Plan | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        return attention(q, k, v, plan=plan, **self.options)
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, plan: Plan | None = None, pooled: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        return attention(q, k, v, plan=plan, pooled=pooled, **self.options)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
-def _computable(who: str, name: str, t: Tensor) -> Tensor:
+def computable(who: str, name: str, t: Tensor) -> Tensor:
     """`t` on a device and in a type that the kernels take; under autocast, in autocast's type, as for torch's SDPA."""
     if t.device.type not in ("cpu", "meta"):
         raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
@@ -181,6 +219,25 @@ def _computable(who: str, name: str, t: Tensor) -> Tensor:
     if t.dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
         return t.to(torch.get_autocast_dtype("cpu"))
     return t
+
+
+def _nodes(
+    who: str, pooled: tuple[Tensor, Tensor] | None, budgets: Budgets, sequences: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The caller's nodes, after a check that nothing contradicts them."""
+    if pooled is None:
+        return None, None
+    if sequences is not None:
+        raise NotImplementedError(f"{who}: pooled was given with sequences; pool and attend each sequence by itself")
+    if budgets.pooling != 0:
+        raise ValueError(f"{who}: pooled was given, so nothing is pooled here; leave pooling out")
+    k, v = pooled
+    if not budgets.far_field and torch.is_grad_enabled() and (k.requires_grad or v.requires_grad):
+        raise ValueError(
+            f"{who}: pooled requires a gradient, which reaches nodes and the parameters behind them through the far "
+            "field alone, and far_field is False; set it, or pool under torch.no_grad()"
+        )
+    return k, v
 
 
 def _options_of(

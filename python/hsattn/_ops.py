@@ -42,7 +42,7 @@ def _new_lse(q):
 
 
 @torch.library.register_fake("hsattn::attention_forward")
-def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None):
+def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None, pooled_k=None, pooled_v=None):
     keep = keep_plan and Budgets(*budgets).slots(pattern) > 0
     lists = _shape_of_lists(q, k, pattern, budgets, sequences) if keep else (0,)
     if keep and plan is not None and sequences is not None:
@@ -51,18 +51,46 @@ def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None)
 
 
 @torch.library.register_fake("hsattn::attention_no_grad")
-def _(q, k, v, plan, pattern, causal, budgets, scale, sequences=None):
+def _(q, k, v, plan, pattern, causal, budgets, scale, sequences=None, pooled_k=None, pooled_v=None):
     return _new_like(q, sequences), _new_lse(q)
 
 
 @torch.library.register_fake("hsattn::attention_backward")
-def _(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale, sequences=None):
-    return _new_like(q, sequences), _new_like(k, sequences), _new_like(v, sequences)
+def _(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale, sequences=None, pooled_k=None, pooled_v=None):
+    has_gradient = pooled_k is not None and Budgets(*budgets).far_field
+    dpooled = [q.new_empty(0) if not has_gradient else t.new_empty(t.shape) for t in (pooled_k, pooled_v)]
+    return _new_like(q, sequences), _new_like(k, sequences), _new_like(v, sequences), *dpooled
 
 
 @torch.library.register_fake("hsattn::make_plan")
-def _(q, k, pattern, causal, budgets, scale, sequences=None):
+def _(q, k, pattern, causal, budgets, scale, sequences=None, pooled_k=None):
     return q.new_empty(_shape_of_lists(q, k, pattern, budgets, sequences), dtype=torch.int32)
+
+
+def _node_type(t):
+    return torch.float64 if t.dtype == torch.float64 else torch.float32
+
+
+@torch.library.register_fake("hsattn::pool_forward")
+def _(k, v, parameters, pooling, block):
+    batch, heads, tokens, dim = k.shape
+    nodes = level = -(-tokens // block)
+    while level > 1:
+        level = -(-level // 2)
+        nodes += level
+    return tuple(t.new_empty((batch, heads, nodes, dim), dtype=_node_type(k)) for t in (k, v))
+
+
+@torch.library.register_fake("hsattn::pool_backward")
+def _(dpooled_k, dpooled_v, k, v, parameters, pooling, block):
+    return k.new_empty(k.shape), v.new_empty(v.shape), parameters.new_empty(parameters.shape)
+
+
+@torch.library.register_fake("hsattn::initial_pooler")
+def _(like, pooling):
+    dim = like.shape[-1]
+    rows = {"attention": 1, "learnable": 4, "attention_paper": 4 * dim + 2}[pooling]
+    return like.new_empty((rows, dim), dtype=_node_type(like))
 
 
 @torch.library.register_fake("hsattn::packed_sequences")
@@ -81,29 +109,31 @@ def _(plan, pattern, causal, budgets, sizes, batch, kv_head, first, count):
 
 
 def _save(ctx, inputs, output):
-    q, k, v, plan, pattern, causal, budgets, scale, _, sequences = inputs
+    q, k, v, plan, pattern, causal, budgets, scale, _, sequences, pooled_k, pooled_v = inputs
     o, lse, kept = output
     ctx.options = (pattern, causal, budgets, scale)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(kept)
-    ctx.save_for_backward(q, k, v, o, lse, kept if plan is None else plan, sequences)
+    ctx.save_for_backward(q, k, v, o, lse, kept if plan is None else plan, sequences, pooled_k, pooled_v)
 
 
 def _backward(ctx, dout, dlse, _):
-    q, k, v, o, lse, kept, sequences = ctx.saved_tensors
+    q, k, v, o, lse, kept, sequences, pooled_k, pooled_v = ctx.saved_tensors
     options = (*ctx.options, sequences)
-    dq = dk = dv = None
+    dq = dk = dv = dpooled_k = dpooled_v = None
     if dout is not None:
-        dq, dk, dv = ops.attention_backward(dout, q, k, v, o, lse, kept, *options)
+        found = ops.attention_backward(dout, q, k, v, o, lse, kept, *options, pooled_k, pooled_v)
+        dq, dk, dv, dpooled_k, dpooled_v = found
     if dlse is not None:
-        dq_lse, dk_lse = _backward_of_lse(dlse, q, k, lse, kept, *options)
-        dq = dq_lse if dq is None else dq + dq_lse
-        dk = dk_lse if dk is None else dk + dk_lse
-    return dq, dk, dv, *(None,) * 7
+        of_lse = _backward_of_lse(dlse, q, k, lse, kept, *options, pooled_k)
+        dq, dk, dpooled_k = (b if a is None else a + b for a, b in zip((dq, dk, dpooled_k), of_lse, strict=True))
+    if pooled_k is None or not Budgets(*ctx.options[2]).far_field:
+        dpooled_k = dpooled_v = None
+    return dq, dk, dv, *(None,) * 7, dpooled_k, dpooled_v
 
 
-def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, sequences):
-    """dq and dk of a loss that uses lse, by the same two ops with the keys in the place of the values.
+def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, sequences, pooled_k):
+    """dq, dk and dpooled_k of a loss that uses lse, by the same two ops with the keys in the place of the values.
 
     With P the attention weights, dq = scale dlse (P k), which is an output, and dk = scale P^T (dlse q), which is the
     gradient of values. dlse [batch, heads, n].
@@ -113,12 +143,13 @@ def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, seq
     if given in (torch.bfloat16, torch.float16):
         q, k = q.float(), k.float()
     if kept.numel() == 0 and Budgets(*budgets).slots(pattern) > 0:
-        kept = ops.make_plan(q, k, pattern, causal, budgets, scale, sequences)
+        kept = ops.make_plan(q, k, pattern, causal, budgets, scale, sequences, pooled_k)
+    nodes = (pooled_k, pooled_k)
     weight = scale * dlse.masked_fill(lse == -math.inf, 0.0).unsqueeze(-1)  # a row that sees nothing: lse is constant
-    mean_key, _, _ = ops.attention_forward(q, k, k, kept, pattern, causal, budgets, scale, False, sequences)
-    rules = (pattern, causal, budgets, scale, sequences)
-    _, _, dk = ops.attention_backward(weight * q, q, k, k, mean_key, lse, kept, *rules)
-    return (weight * mean_key).to(given), dk.to(given)
+    mean_key, _, _ = ops.attention_forward(q, k, k, kept, pattern, causal, budgets, scale, False, sequences, *nodes)
+    rules = (pattern, causal, budgets, scale, sequences, *nodes)
+    _, _, dk, _, dpooled_k = ops.attention_backward(weight * q, q, k, k, mean_key, lse, kept, *rules)
+    return (weight * mean_key).to(given), dk.to(given), dpooled_k
 
 
 def _no_double_backward(ctx, *grads):
@@ -127,3 +158,17 @@ def _no_double_backward(ctx, *grads):
 
 torch.library.register_autograd("hsattn::attention_forward", _backward, setup_context=_save)
 torch.library.register_autograd("hsattn::attention_backward", _no_double_backward)
+
+
+def _save_pool(ctx, inputs, output):
+    k, v, parameters, ctx.pooling, ctx.block = inputs
+    ctx.save_for_backward(k, v, parameters)
+
+
+def _backward_pool(ctx, dpooled_k, dpooled_v):
+    found = ops.pool_backward(dpooled_k, dpooled_v, *ctx.saved_tensors, ctx.pooling, ctx.block)
+    return *found, None, None
+
+
+torch.library.register_autograd("hsattn::pool_forward", _backward_pool, setup_context=_save_pool)
+torch.library.register_autograd("hsattn::pool_backward", _no_double_backward)

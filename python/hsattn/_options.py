@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 _POOLINGS = ("mean", "max")
+POOLERS = ("attention", "attention_paper", "learnable")  # with parameters: _pooler.py
 _MILLION = 1_000_000  # the ops take whole numbers
+
+# Options whose name given to other patterns would be a mistake: the value that asks for nothing, the patterns that take
+# them. full and local, which list nothing, let pass what others do with their lists.
+_OWN = {
+    "far_field": (0, ("full", "local", "hsa")),
+    "mass": (0, ("full", "local", "hsa")),
+    "stride": (0, ("sparse_transformer", "sparse_transformer_fixed")),
+    "dilation": (1, ("longformer",)),
+    "pattern_seed": (0, ("bigbird",)),
+}
 
 # Refused by name, so that nobody believes that they took effect; a value that asks for nothing is accepted.
 _UNSUPPORTED = {
@@ -22,7 +33,7 @@ _UNSUPPORTED = {
 class Budgets(NamedTuple):
     """Numbers of a call, in tokens unless said otherwise, in the order in which the ops take them.
 
-    beam (nodes) and levels: 0 means auto. far_field: 0 or 1. pooling: 0 (mean) or 1 (max). mass: in millionths.
+    beam (nodes), levels and stride: 0 means auto. far_field: 0 or 1. pooling: 0 (mean) or 1 (max). mass: in millionths.
     """
 
     window: int = 128
@@ -38,10 +49,13 @@ class Budgets(NamedTuple):
     pooling: int = 0
     mass: int = 0
     min_top_k: int = 64
+    stride: int = 0
+    dilation: int = 1
+    pattern_seed: int = 0
 
     def slots(self, pattern: str) -> int:
         """Length of each position's list, in blocks."""
-        if pattern != "hsa":
+        if pattern in ("full", "local"):
             return 0
         block = min(self.block, 2**self.levels) if self.levels > 0 else self.block
         return -(-self.top_k // block) - (-self.sinks // block)
@@ -63,8 +77,12 @@ def budgets_of(
     pooling: str,
     mass: float,
     min_top_k: int,
+    stride: int | None,
+    dilation: int,
+    pattern_seed: int,
+    pattern: str,
 ) -> Budgets:
-    """Checks the types of a call's options and gives them the form of the ops.
+    """Checks the types of a call's options, and that the pattern has them, and gives them the form of the ops.
 
     Raises TypeError for a wrong type, ValueError for a wrong value.
     """
@@ -77,23 +95,33 @@ def budgets_of(
         "top_nodes": top_nodes,
         "dense_until": dense_until,
         "min_top_k": min_top_k,
+        "dilation": dilation,
+        "pattern_seed": pattern_seed,
     }
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{who}: {name} is {value!r}; it must be an int")
     if beam is not None and (not isinstance(beam, int) or isinstance(beam, bool)):
         raise TypeError(f"{who}: beam is {beam!r}; it must be an int, or None for candidates / block")
+    if stride is not None and (not isinstance(stride, int) or isinstance(stride, bool) or stride < 1):
+        raise ValueError(f"{who}: stride is {stride!r}; it must be an int of at least 1, or None for auto")
     if not isinstance(far_field, bool):
         raise TypeError(f"{who}: far_field is {far_field!r}; it must be True or False")
     if levels != "auto" and (not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= 6):
         raise ValueError(f"{who}: levels is {levels!r}; it must be 'auto' or from 1 to 6")
+    if pooling in POOLERS:
+        raise ValueError(
+            f"{who}: pooling {pooling!r} has parameters; give pooled=hsattn.Pooler({pooling!r}, dim)(k, v)"
+        )
     if pooling not in _POOLINGS:
         raise ValueError(f"{who}: pooling is {pooling!r}; it must be one of {', '.join(_POOLINGS)}")
     if not isinstance(mass, (int, float)) or isinstance(mass, bool):
         raise TypeError(f"{who}: mass is {mass!r}; it must be a float")
     if not 0 <= mass <= 1:
         raise ValueError(f"{who}: mass is {mass!r}; it must be 0 (off) or a share of at most 1")
-    return Budgets(
+    if mass > 0 and round(mass * _MILLION) == 0:
+        raise ValueError(f"{who}: mass is {mass!r}; it counts in millionths, and 0 would switch it off")
+    budgets = Budgets(
         window,
         top_k,
         candidates,
@@ -107,7 +135,14 @@ def budgets_of(
         _POOLINGS.index(pooling),
         round(mass * _MILLION),
         min_top_k,
+        0 if stride is None else stride,
+        dilation,
+        pattern_seed,
     )
+    for name, (unset, patterns) in _OWN.items():
+        if getattr(budgets, name) != unset and pattern not in patterns:
+            raise ValueError(f"{who}: {name} was given; pattern {pattern!r} has none; leave it out")
+    return budgets
 
 
 def refuse_unsupported(who: str, options: dict[str, Any]) -> None:

@@ -119,7 +119,9 @@ def test_the_seed_decides(hsattn, small, whole, tmp_path):
     assert losses_of(tmp_path / "run")[0] != losses_of(whole[0])[0]
 
 
-@pytest.mark.parametrize("attention", ["standard", "sdpa", "full", "local"])
+@pytest.mark.parametrize(
+    "attention", ["standard", "sdpa", "full", "local", "sparse_transformer", "longformer", "bigbird"]
+)
 def test_every_attention_learns(hsattn, small, tmp_path, attention):
     arguments = ["--attention", attention, "--steps", 12, "--kv-heads", 1, "--accumulate", 2, "--batch", 1]
     done = hsattn(*small, "--run", tmp_path / "run", *arguments, "--checkpointing")
@@ -203,6 +205,38 @@ def test_a_task_is_learned_and_read_out(hsattn, tmp_path):
     shifted = hsattn(*train, "--run", tmp_path / "third", "--context", 150)
     assert shifted.returncode == 1
     assert "documents of that length" in shifted.stderr
+
+
+@pytest.mark.parametrize("pooling", [("attention",), ("attention_paper", "--pooler-per-layer"), ("learnable",)])
+def test_a_pooler_learns_and_a_resumed_run_goes_on_bit_equal(hsattn, small, data, tmp_path, pooling):
+    run, resumed = tmp_path / "run", tmp_path / "resumed"
+    arguments = [*small, "--steps", 4, "--pooling", *pooling, "--json"]
+    done = hsattn(*arguments, "--run", run)
+    assert done.returncode == 0, done.stderr
+    assert hsattn(*arguments, "--run", resumed, "--stop-at", 2).returncode == 0
+    assert hsattn("train", "--run", resumed, "--resume").returncode == 0
+    assert model_bytes(resumed, 4) == model_bytes(run, 4)
+    from safetensors import safe_open
+
+    weights = []
+    for step in (2, 4):
+        folder = (resumed if step == 2 else run) / "checkpoints" / f"step-{step:08d}"
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            names = [name for name in file.keys() if name.endswith("pooler")]  # noqa: SIM118
+            weights.append({name: file.get_tensor(name) for name in names})
+            parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert set(weights[0]) == ({"blocks.0.pooler", "blocks.1.pooler"} if len(pooling) == 2 else {"pooler"})
+    assert all((weights[0][name] != weights[1][name]).any() for name in weights[0])
+    assert json.loads((run / "result.json").read_text())["parameters"] == parameters
+    evaluated = hsattn("eval", "--model", run, "--data", data, "--context", 256, "--windows", 2, "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_a_pooler_without_far_field_is_refused(hsattn, small, tmp_path):
+    done = hsattn(*small, "--run", tmp_path / "run", "--pooling", "attention", "--no-far-field")
+    assert done.returncode == 2
+    assert "pooling is attention, whose parameters learn through the far field alone" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_report(hsattn, small, tmp_path):

@@ -13,6 +13,7 @@ using testing::FencedTensor;
 using testing::Layout;
 using testing::LseOf;
 using testing::Problem;
+using testing::smallest_budgets;
 using testing::Solution;
 using testing::Tensor;
 using testing::Tensors;
@@ -35,6 +36,8 @@ constexpr Case kCases[] = {
     {"both sides", 2, 1, 99, 99, 24, Pattern::kHsa, false, true},
     {"local", 2, 2, 67, 67, 80, Pattern::kLocal, true, false},
     {"full", 2, 1, 67, 67, 64, Pattern::kFull, true, false},
+    {"longformer, both sides", 3, 1, 99, 99, 24, Pattern::kLongformer, false, false},
+    {"bigbird, ragged", 2, 2, 77, 203, 64, Pattern::kBigBird, true, false},
     {"no keys", 1, 1, 3, 0, 64, Pattern::kFull, false, false},
     {"largest head", 1, 1, 9, 41, 256, Pattern::kHsa, true, true},
 };
@@ -49,15 +52,7 @@ Problem problem_of(const Case& c, Layout layout) {
             .dim = c.dim,
             .layout = layout};
   p.options = {c.pattern, c.causal, {}};
-  p.options.hsa = {.window = 8,
-                   .top_k = 16,
-                   .candidates = 32,
-                   .block = 4,
-                   .sinks = 4,
-                   .top_nodes = 8,
-                   .beam = 4,
-                   .dense_until = 0,
-                   .far_field = c.far_field};
+  p.options.hsa = smallest_budgets(c.far_field);
   return p;
 }
 

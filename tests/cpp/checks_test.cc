@@ -200,6 +200,9 @@ const OptionCase kOptionCases[] = {
     {[](HsaOptions& o) { o.mass = 95; }, "options: mass is 95; it must be 0 (off) or a share of at most 1"},
     {[](HsaOptions& o) { o.mass = std::numeric_limits<double>::quiet_NaN(); },
      "options: mass is nan; it must be 0 (off) or a share of at most 1"},
+    {[](HsaOptions& o) { o.stride = -8; }, "options: stride is -8; it must be from 0 to 2^40"},
+    {[](HsaOptions& o) { o.dilation = 0; }, "options: dilation is 0; it must be from 1 to 2^40"},
+    {[](HsaOptions& o) { o.pattern_seed = -1; }, "options: pattern_seed is -1; it must be from 0 to 2^40"},
     {[](HsaOptions& o) { o.levels = -1; }, "options: levels is -1; it must be 0 (auto) or 1 to 6"},
 };
 
@@ -214,7 +217,8 @@ TEST(Checks, OptionsSayWhatIsWrong) {
     EXPECT_EQ(error_of([&] { attention_forward(call.in, call.options, call.out); }), c.says);
   }
   EXPECT_EQ(error_of([] { pattern_from_name("fulll"); }),
-            "options: pattern is 'fulll'; it must be one of full, local, hsa");
+            "options: pattern is 'fulll'; it must be one of full, local, hsa, sparse_transformer, "
+            "sparse_transformer_fixed, longformer, bigbird");
   EXPECT_EQ(error_of([] { pooling_from_name("sum"); }), "options: pooling is 'sum'; it must be one of mean, max");
 }
 
@@ -263,7 +267,7 @@ constexpr EmptyCase kEmpty[] = {{"batch 0", 0, 4, 2, 6, 8},       {"no heads", 2
 
 TEST(Checks, EmptyCallsGiveEmptyResults) {
   for (const EmptyCase& c : kEmpty) {
-    for (const Pattern pattern : {Pattern::kFull, Pattern::kHsa}) {
+    for (const Pattern pattern : {Pattern::kFull, Pattern::kHsa, Pattern::kBigBird}) {
       SCOPED_TRACE(c.name);
       Problem p{.name = c.name,
                 .batch = c.batch,

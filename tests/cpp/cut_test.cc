@@ -41,7 +41,7 @@ void expect_piece_equals_whole(const Problem& whole, const Tensors<float>& in, c
 
 Problem random_problem(Random& random, bool causal) {
   Problem p{.name = "random", .batch = uniform(random, 1, 2)};
-  p.options = testing::searching_options(random, causal);
+  p.options = testing::selecting_options(random, causal);
   p.options.hsa.sinks = uniform(random, 0, 9);
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * testing::one_of<Index>(random, {1, 3});
@@ -54,7 +54,7 @@ Problem random_problem(Random& random, bool causal) {
 TEST(Cut, ChunksOfAnySizeEqualTheWhole) {
   Random random(51);
   Index lists = 0;
-  for (int i = 0; i < 25; ++i) {
+  for (int i = 0; i < 40; ++i) {
     const Problem p = random_problem(random, true);
     SCOPED_TRACE(describe(p) + concat(", seed ", i));
     const Tensors<float> in = random_tensors(p, static_cast<std::uint64_t>(i));
@@ -90,6 +90,32 @@ TEST(Cut, DecodingTokenByTokenEqualsTheWhole) {
   }
 }
 
+// Queries whose list in the whole is not the one that they have as the last of a shorter sequence.
+Index lists_that_know_the_length(const Problem& whole) {
+  const Plan plan = plan_of(whole, random_tensors(whole, 3));
+  Index count = 0;
+  for (Index i = 0; i < whole.queries; ++i) {
+    Problem p = whole;
+    p.queries = 1;
+    p.keys = i + 1;
+    const Plan alone = plan_of(p, random_tensors(p, 3));
+    const auto a = plan.list(0, 0, i), b = alone.list(0, 0, 0);
+    count += !std::equal(a.begin(), a.end(), b.begin(), b.end());
+  }
+  return count;
+}
+
+TEST(Cut, PositionsListTheSameWhateverTheLength) {
+  for (const Pattern pattern : testing::kListingPatterns) {
+    Problem p{.name = "length", .queries = 300, .keys = 300, .dim = 8};
+    p.options = {pattern, true, {}};
+    p.options.hsa = {.window = 8, .top_k = 24, .block = 4, .sinks = 4};
+    EXPECT_EQ(lists_that_know_the_length(p), 0) << name_of(pattern);
+    p.options.causal = false;  // the test's power: on both sides lists depend on where the sequence ends
+    EXPECT_GT(lists_that_know_the_length(p), 100) << name_of(pattern);
+  }
+}
+
 TEST(Cut, FullAndLocalToo) {
   for (const Pattern pattern : {Pattern::kFull, Pattern::kLocal}) {
     Problem p{.name = "no lists", .heads = 3, .queries = 150, .keys = 170, .dim = 64};
@@ -110,7 +136,7 @@ TEST(Cut, FullAndLocalToo) {
 
 TEST(Cut, BothSidesCutAtTheEnd) {
   Random random(52);
-  for (int i = 0; i < 10; ++i) {
+  for (int i = 0; i < 20; ++i) {
     const Problem p = random_problem(random, false);
     SCOPED_TRACE(describe(p) + concat(", seed ", i));
     const Tensors<float> in = random_tensors(p, static_cast<std::uint64_t>(i));

@@ -12,6 +12,7 @@ namespace {
 using testing::as_stored;
 using testing::Problem;
 using testing::rounding_floor;
+using testing::smallest_budgets;
 using testing::Solution;
 using testing::Tensors;
 
@@ -43,15 +44,7 @@ TEST(Extremes, LargeScoresStayRight) {
     for (const Index group : {1, 3}) {
       Problem p{.name = c.name, .heads = group, .queries = 120, .keys = 120, .dim = 64};
       p.options = {c.pattern, true, {}};
-      p.options.hsa = {.window = 8,
-                       .top_k = 16,
-                       .candidates = 32,
-                       .block = 4,
-                       .sinks = 4,
-                       .top_nodes = 8,
-                       .beam = 4,
-                       .dense_until = 0,
-                       .far_field = c.far_field};
+      p.options.hsa = smallest_budgets(c.far_field);
       SCOPED_TRACE(describe(p));
       Tensors<float> in = random_tensors(p, 3);
       const auto unit = static_cast<float>(c.score / 24);  // q.k of 64 normal values: 8, at most about 24
@@ -74,14 +67,7 @@ TEST(Extremes, WinnerTakesAll) {
     for (const Pattern pattern : {Pattern::kFull, Pattern::kHsa}) {
       Problem p{.name = "winner", .heads = 2, .queries = 90, .keys = 90, .dim = 24, .scale = 1.0};
       p.options = {pattern, true, {}};
-      p.options.hsa = {.window = 8,
-                       .top_k = 16,
-                       .candidates = 32,
-                       .block = 4,
-                       .sinks = 4,
-                       .top_nodes = 8,
-                       .beam = 4,
-                       .dense_until = 0};
+      p.options.hsa = smallest_budgets(false);
       SCOPED_TRACE(describe(p) + concat(", score ", size));
       Tensors<float> in = random_tensors(p, 3);
       in.q.for_each([](float& x, Index, Index, Index, Index c) { x = c == 0; });
@@ -145,15 +131,7 @@ TEST(Extremes, GradientsAtScoresOf1e4) {
 TEST(Extremes, ScaleOfZeroAndBelow) {
   for (const double scale : {0.0, -0.125, 1e-3, 8.0}) {
     Problem p{.name = "scale", .queries = 90, .keys = 90, .dim = 64, .scale = scale};
-    p.options.hsa = {.window = 8,
-                     .top_k = 16,
-                     .candidates = 32,
-                     .block = 4,
-                     .sinks = 4,
-                     .top_nodes = 8,
-                     .beam = 4,
-                     .dense_until = 0,
-                     .far_field = true};
+    p.options.hsa = smallest_budgets();
     SCOPED_TRACE(concat("scale ", scale));
     const Tensors<float> in = random_tensors(p, 3);
     expect_as_exact_as_plain(p, in);

@@ -129,9 +129,8 @@ Leak leak_at(const Problem& p, std::uint64_t seed, Index t, const MakePlan& make
   return leak;
 }
 
-Problem random_problem(Random& random) {
-  Problem p{.name = "random"};
-  p.options = testing::searching_options(random, true);
+Problem random_problem(Random& random, const PlanOptions& options) {
+  Problem p{.name = "random", .options = options};
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * testing::one_of<Index>(random, {1, 3});
   p.dim = testing::one_of<Index>(random, {8, 24, 64});
@@ -142,8 +141,8 @@ Problem random_problem(Random& random) {
 
 TEST(Leak, NothingBeforeATokenMovesWithIt) {
   Random random(77);
-  for (int i = 0; i < 40; ++i) {
-    const Problem p = random_problem(random);
+  for (int i = 0; i < 60; ++i) {
+    const Problem p = random_problem(random, testing::selecting_options(random, true));
     const Index t = p.keys - uniform(random, 1, p.queries - 1);
     SCOPED_TRACE(describe(p) + concat(", seed ", i, ", t ", t));
     const Leak leak = leak_at(p, static_cast<std::uint64_t>(i), t, honest_plan);
@@ -160,7 +159,7 @@ TEST(Leak, TheTestCatchesPositionsThatChooseTogether) {
   Index caught = 0, caught_in_gradients = 0;
   constexpr int kTrials = 10;
   for (int i = 0; i < kTrials; ++i) {
-    Problem p = random_problem(random);
+    Problem p = random_problem(random, testing::searching_options(random, true));
     p.queries = p.keys;
     const Index t = p.keys - 24;  // inside a tile of 16, or at most one tile before the end
     const Leak leak = leak_at(p, static_cast<std::uint64_t>(i), t - t % 16 + 8, leaking_plan);
@@ -174,8 +173,7 @@ TEST(Leak, TheTestCatchesPositionsThatChooseTogether) {
 TEST(Leak, TheTestCatchesAttentionToTheFuture) {
   Random random(78);
   for (int i = 0; i < 5; ++i) {
-    Problem p = random_problem(random);
-    p.options.causal = false;
+    Problem p = random_problem(random, testing::selecting_options(random, false));
     const Leak leak = leak_at(p, static_cast<std::uint64_t>(i), p.keys - p.queries / 2, honest_plan);
     EXPECT_GT(leak.outputs, 0);
     EXPECT_GT(leak.future_gradients, 0);

@@ -41,21 +41,14 @@ namespace hsattn {
 namespace {
 
 using testing::Problem;
+using testing::smallest_budgets;
 using testing::Solution;
 using testing::Tensor;
 using testing::Tensors;
 
 [[maybe_unused]] Problem small_problem(Index queries) {
   Problem p{.name = "small", .heads = 2, .kv_heads = 2, .queries = queries, .keys = queries, .dim = 24};
-  p.options.hsa = {.window = 8,
-                   .top_k = 16,
-                   .candidates = 32,
-                   .block = 4,
-                   .sinks = 4,
-                   .top_nodes = 8,
-                   .beam = 4,
-                   .dense_until = 0,
-                   .far_field = true};
+  p.options.hsa = smallest_budgets();
   return p;
 }
 

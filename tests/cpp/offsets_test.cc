@@ -8,6 +8,7 @@ namespace hsattn {
 namespace {
 
 using testing::Problem;
+using testing::smallest_budgets;
 using testing::Solution;
 using testing::Tensor;
 using testing::Tensors;
@@ -90,15 +91,7 @@ TEST(Offsets, SpreadOverMoreThan2To32ElementsGivesTheBitsOfPacked) {
     for (const Pattern pattern : {Pattern::kHsa, Pattern::kFull}) {
       Problem p{.name = c.name, .batch = 2, .heads = 2, .kv_heads = 2, .queries = 90, .keys = 90, .dim = 24};
       p.options = {pattern, true, {}};
-      p.options.hsa = {.window = 8,
-                       .top_k = 16,
-                       .candidates = 32,
-                       .block = 4,
-                       .sinks = 4,
-                       .top_nodes = 8,
-                       .beam = 4,
-                       .dense_until = 0,
-                       .far_field = true};
+      p.options.hsa = smallest_budgets();
       SCOPED_TRACE(describe(p));
       const Tensors<float> in = random_tensors(p, 1);
       const Plan plan = plan_of(p, in);

@@ -16,6 +16,7 @@ namespace {
 
 using testing::Problem;
 using testing::Random;
+using testing::smallest_budgets;
 using testing::Solution;
 using testing::Tensors;
 using testing::uniform;
@@ -51,6 +52,10 @@ constexpr Case kCases[] = {
     {"full", 1, 2, 2, 200, 200, Pattern::kFull, true, false, 25},
     {"full, both sides", 1, 6, 2, 90, 131, Pattern::kFull, false, false, 25},
     {"local, both sides", 1, 6, 2, 90, 131, Pattern::kLocal, false, false, 25},
+    {"strided", 1, 3, 1, 300, 300, Pattern::kSparseTransformer, true, false, 25},
+    {"fixed, both sides", 1, 6, 2, 90, 131, Pattern::kSparseTransformerFixed, false, false, 25},
+    {"longformer, both sides", 2, 6, 2, 150, 170, Pattern::kLongformer, false, false, 25},
+    {"bigbird", 2, 6, 2, 150, 170, Pattern::kBigBird, true, false, 25},
     {"decode", 1, 4, 2, 1, 400, Pattern::kHsa, true, false, 25},
 };
 
@@ -63,18 +68,10 @@ Problem problem_of(const Case& c) {
             .keys = c.keys,
             .dim = 24};
   p.options = {c.pattern, c.causal, {}};
-  p.options.hsa = {.window = 8,
-                   .top_k = 16,
-                   .candidates = 32,
-                   .block = 4,
-                   .sinks = 4,
-                   .top_nodes = 8,
-                   .beam = 4,
-                   .dense_until = 0,
-                   .far_field = c.far_field,
-                   .pooling = c.pooling,
-                   .mass = c.mass,
-                   .min_top_k = 4};
+  p.options.hsa = smallest_budgets(c.far_field);
+  p.options.hsa.pooling = c.pooling;
+  p.options.hsa.mass = c.mass;
+  p.options.hsa.min_top_k = 4;
   return p;
 }
 

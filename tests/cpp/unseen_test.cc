@@ -103,7 +103,8 @@ void expect_untouched(const Problem& p, const Tensors<float>& in, const Plan& pl
 
 Problem random_problem(Random& random, bool far_field) {
   Problem p{.name = "random"};
-  p.options = testing::searching_options(random, uniform(random, 0, 2) > 0);
+  p.options = far_field ? testing::searching_options(random, uniform(random, 0, 2) > 0)
+                        : testing::selecting_options(random, uniform(random, 0, 2) > 0);
   p.options.hsa.top_k = 16;
   p.options.hsa.far_field = far_field;
   p.kv_heads = uniform(random, 1, 2);
@@ -117,7 +118,7 @@ Problem random_problem(Random& random, bool far_field) {
 TEST(Unseen, PoisonInsideAGroupReachesOnlyRowsThatSeeIt) {
   Random random(61);
   Compared compared;
-  for (int i = 0; i < 12; ++i) {
+  for (int i = 0; i < 18; ++i) {
     const Problem p = random_problem(random, false);
     SCOPED_TRACE(describe(p) + concat(", seed ", i));
     const Tensors<float> in = random_tensors(p, static_cast<std::uint64_t>(i));
@@ -202,6 +203,8 @@ struct NothingCase {
 constexpr NothingCase kNothing[] = {
     {"no keys", Pattern::kFull, true, 7, 0, 7},
     {"no keys, both sides", Pattern::kHsa, false, 7, 0, 7},
+    {"no keys, global tokens", Pattern::kLongformer, false, 7, 0, 7},
+    {"positions before the first key, bigbird", Pattern::kBigBird, true, 200, 100, 100},
     {"positions before the first key", Pattern::kFull, true, 40, 10, 30},
     {"positions before the first key, hsa", Pattern::kHsa, true, 200, 100, 100},
     {"window before the first key", Pattern::kLocal, true, 50, 20, 30},

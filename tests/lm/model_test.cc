@@ -81,12 +81,18 @@ TEST(Transformer, CheckpointingCountsAttendedTokensOnce) {
   EXPECT_EQ(checkpointed.statistics().attended_per_call(), plain.statistics().attended_per_call());
 }
 
+std::vector<std::string> every_attention() {
+  std::vector<std::string> names = pattern_names();
+  names.insert(names.end(), {"standard", "sdpa"});
+  return names;
+}
+
 TEST(Transformer, NoTokenSeesALaterOne) {
   const at::NoGradGuard no_gradient;
   constexpr Index kCut = 171;
   Tensor changed = tokens().clone();
   changed.slice(1, kCut).add_(1);
-  for (const char* attention : {"standard", "sdpa", "full", "local", "hsa"}) {
+  for (const std::string& attention : every_attention()) {
     SCOPED_TRACE(attention);
     ModelConfig config = small_model(attention);
     config.attention.hsa.far_field = true;
@@ -134,6 +140,98 @@ TEST(Transformer, Bf16IsCloseToFloat32OrRefused) {
     EXPECT_NEAR(rounded, exact, 5e-3);
     EXPECT_NE(rounded, exact);
   }
+}
+
+// Gradients of the poolers' parameters are slopes, too: those of others are in GradientIsTheSlopeOfTheLoss.
+TEST(Pooling, PoolersAreParametersThatLearn) {
+  for (const char* pooling : {"attention", "attention_paper", "learnable"}) {
+    for (const bool per_layer : {false, true}) {
+      SCOPED_TRACE(std::string(pooling) + (per_layer ? ", per layer" : ", shared"));
+      ModelConfig config = small_model("hsa");
+      config.attention.pooling = pooling;
+      config.attention.hsa.far_field = true;
+      config.pooler_per_layer = per_layer;
+      Transformer model(config, 1);
+      const auto parameters = model.parameters();
+      Index count = 0;
+      for (const auto& [name, parameter] : parameters) count += parameter.numel();
+      EXPECT_EQ(count, config.parameters());
+      EXPECT_EQ(parameters[per_layer ? 8 : parameters.size() - 1].first, per_layer ? "blocks.0.pooler" : "pooler");
+      const LossAndGradients at_start = run(model);
+      double slope = 0;
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        if (parameters[i].first.ends_with("pooler")) slope += at_start.gradients[i].pow(2).sum().item<double>();
+      }
+      ASSERT_GT(slope, 0);
+      const double step = 2e-4 / slope;
+      {
+        const at::NoGradGuard no_gradient;
+        for (std::size_t i = 0; i < parameters.size(); ++i) {
+          at::Tensor parameter = parameters[i].second;
+          if (parameters[i].first.ends_with("pooler")) parameter.sub_(at_start.gradients[i], step);
+        }
+      }
+      EXPECT_LT(run(model).loss, at_start.loss);
+    }
+  }
+}
+
+TEST(Pooling, StartsAsTheMean) {
+  ModelConfig config = small_model("hsa");
+  config.attention.hsa.far_field = true;
+  Transformer mean(config, 1);
+  const LossAndGradients right = run(mean);
+  for (const char* pooling : {"attention", "learnable"}) {
+    config.attention.pooling = pooling;
+    Transformer model(config, 1);
+    EXPECT_NEAR(run(model).loss, right.loss, 1e-4);
+    model.set_checkpointing(true);
+    EXPECT_NEAR(run(model).loss, right.loss, 1e-4);
+    AttentionOptions other = config.attention;
+    other.pooling = "max";
+    model.set_attention(other);
+    const at::NoGradGuard no_gradient;
+    EXPECT_GT(std::abs(model.loss(tokens(), tokens(1)).item<double>() - right.loss), 1e-6);
+  }
+}
+
+TEST(Pooling, IsSavedWithTheModel) {
+  const test::TemporaryFolder folder;
+  const at::NoGradGuard no_gradient;
+  ModelConfig config = small_model("hsa");
+  config.attention.pooling = "attention";
+  config.attention.hsa.far_field = true;
+  Transformer model(config, 1);
+  model.parameters().back().second.normal_(0, 1);
+  save_model(folder.file("model.safetensors"), model);
+  const auto read = load_model(folder.file(""));
+  EXPECT_TRUE(at::equal(read->hidden(tokens()), model.hidden(tokens())));
+  EXPECT_FALSE(at::equal(read->hidden(tokens()), Transformer(config, 1).hidden(tokens())));
+  AttentionOptions near = config.attention;
+  near.hsa.far_field = false;  // no gradient is asked for
+  read->set_attention(near);
+  EXPECT_FALSE(at::equal(read->hidden(tokens()), model.hidden(tokens())));
+}
+
+TEST(Pooling, WrongOptionsAreRefused) {
+  ModelConfig config = small_model("hsa");
+  config.attention.pooling = "median";
+  EXPECT_EQ(test::message_of([&] { check_model_config(config); }),
+            "pooling is median; mean, max, attention, attention_paper or learnable are right");
+  config.attention.pooling = "learnable";
+  check_model_config(config);
+  config.attention.hsa.far_field = false;
+  Transformer model(config, 1);
+  EXPECT_EQ(test::message_of([&] { run(model); }),
+            "attention: the parameters of pooling learnable require a gradient, which reaches them through the far "
+            "field alone, and that is off; set far_field");
+  AttentionOptions other = config.attention;
+  other.pooling = "attention";
+  EXPECT_EQ(test::message_of([&] { model.set_attention(other); }),
+            "pooling is attention, whose parameters this model does not have; it was trained with pooling learnable");
+  config.attention.attention = "full";
+  EXPECT_EQ(test::message_of([&] { check_model_config(config); }),
+            "pooling is learnable, which has parameters, and attention is full; only hsa pools");
 }
 
 TEST(ModelFile, ReturnsTheModel) {

@@ -21,6 +21,11 @@ SMALL = {
     "dense_until": 0,
 }
 
+# Patterns whose lists follow from the position alone; they have no far field and no mass budget.
+LISTING = ("sparse_transformer", "sparse_transformer_fixed", "longformer", "bigbird")
+PATTERNS = ("full", "local", "hsa", *LISTING)
+PATTERN_AND_FAR_FIELD = [(p, far) for p in PATTERNS for far in (True, False) if not (far and p in LISTING)]
+
 
 def problem(
     queries: int = 200,

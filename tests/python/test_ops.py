@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import SMALL, problem
+from helpers import LISTING, PATTERNS, SMALL, problem
 
 import hsattn
 from hsattn._ops import ops
@@ -12,6 +12,7 @@ OPTIONS = [
     ("local", False, hsattn.Budgets(window=16)),
     ("hsa", True, hsattn.Budgets(**SMALL)),
     ("hsa", False, hsattn.Budgets(**{**SMALL, "far_field": 1})),
+    *((pattern, False, hsattn.Budgets(**SMALL)) for pattern in LISTING),
 ]
 BUDGETS = [
     hsattn.Budgets(),
@@ -53,10 +54,16 @@ def test_opcheck_plan_backward_and_map(pattern, causal, budgets):
     torch.library.opcheck(ops.plan_map, (plan, *options, [1, 2, 70, 70], 0, 1, 3, 40))
 
 
-@pytest.mark.parametrize("pattern", ["full", "local", "hsa"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("budgets", BUDGETS)
 def test_slots_are_those_of_the_library(pattern, budgets):
     assert budgets.slots(pattern) == ops.plan_slots(pattern, True, list(budgets))
+
+
+def test_budgets_are_in_the_order_of_the_library():
+    with pytest.raises(RuntimeError, match=f"there must be {len(hsattn.Budgets._fields)}: ") as caught:
+        ops.plan_slots("full", True, [])
+    assert ", ".join(hsattn.Budgets._fields) in str(caught.value)
 
 
 def test_kept_lists():

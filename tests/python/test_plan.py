@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import torch
-from helpers import SMALL, problem
+from helpers import LISTING, PATTERNS, SMALL, problem
 
 import hsattn
 
@@ -149,6 +149,41 @@ def test_text(grouped):
     assert "attended tokens" in plan.describe()
 
 
+@pytest.mark.parametrize("pattern", LISTING)
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_list_that_follows_from_the_position(pattern, causal):
+    q, k, v = problem(200, heads=6, kv_heads=2)
+    plan = hsattn.make_plan(q, k, pattern=pattern, causal=causal, **SMALL)
+    plan.check()
+    assert plan == hsattn.make_plan(q.flip(2), k.flip(2), pattern=pattern, causal=causal, **SMALL)
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    mass = plan.mass(q, k)
+    assert ((mass > 0) & (mass <= 1)).all()
+    assert mass.mean() < 1
+    o = hsattn.attention(q, k, v, pattern=pattern, causal=causal, **SMALL)
+    assert torch.equal(o, hsattn.attention(q, k, v, plan=plan))
+    listed = plan.blocks(199, 0)
+    assert listed[0] == 0
+    assert len(listed) == (5 if causal or pattern != "longformer" else 3)  # half of longformer's lies behind the end
+    if not causal:
+        assert bool((plan.levels(0)[:8] == 0).all()) == (pattern in ("longformer", "bigbird"))  # global tokens
+
+
+def test_options_of_patterns_reach_the_plan():
+    q, k, _ = problem(100, heads=1)
+    options = {**SMALL, "block": 1, "window": 0, "sinks": 0, "top_k": 4}
+
+    def listed(**more):
+        return hsattn.make_plan(q, k, **options, **more).blocks(99, 0)
+
+    assert listed(pattern="longformer", dilation=3) == [87, 90, 93, 96]
+    assert listed(pattern="sparse_transformer", stride=20) == [19, 39, 59, 79]
+    assert listed(pattern="sparse_transformer_fixed", stride=50) == [95, 96, 97, 98]
+    assert listed(pattern="sparse_transformer_fixed", stride=33) == [32, 65, 98]
+    assert listed(pattern="bigbird", pattern_seed=1) == listed(pattern="bigbird", pattern_seed=1)
+    assert listed(pattern="bigbird", pattern_seed=1) != listed(pattern="bigbird", pattern_seed=2)
+
+
 def test_levels_option_lowers_the_block():
     q, k, _ = problem(100)
     plan = hsattn.make_plan(q, k, **{**SMALL, "levels": 2})
@@ -157,20 +192,21 @@ def test_levels_option_lowers_the_block():
     assert max(plan.blocks(99, 0)) < 25
 
 
-@pytest.mark.parametrize("pattern", ["full", "local", "hsa"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(
     ("queries", "keys", "far_field", "causal"),
     [(300, 300, True, True), (700, 700, False, True), (20, 150, True, False), (1, 1, False, True), (3, 0, True, True)],
 )
 def test_draw(pattern, queries, keys, far_field, causal):
     q, k, _ = problem(queries, keys, heads=4, kv_heads=2)
+    far_field = far_field and pattern not in LISTING
     plan = hsattn.make_plan(q, k, pattern=pattern, causal=causal, far_field=far_field, **SMALL)
     svg = plan.draw(head=3)
     root = ET.fromstring(svg)  # well formed
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     drawn = [e.get("class") for e in root.iter("{http://www.w3.org/2000/svg}path")]
     assert ("near" in drawn) == (keys > 0)
-    selects = pattern == "hsa" and keys > 100
+    selects = pattern not in ("full", "local") and keys > 100
     assert ("kept" in drawn) == selects
     assert ("far" in drawn) == (selects and far_field)
     assert len(svg) < 400_000

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch._inductor.config
-from helpers import SMALL, problem
+from helpers import LISTING, SMALL, problem
 from torch.autograd import gradcheck
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
@@ -79,7 +79,7 @@ def test_restarting_positions():
     assert torch.equal(hsattn.restarting_sequences(positions), right)
 
 
-@pytest.mark.parametrize("pattern", ["full", "hsa"])
+@pytest.mark.parametrize("pattern", ["full", "hsa", *LISTING])
 def test_gradcheck(pattern):
     tiny = {**SMALL, "window": 2, "block": 2, "top_k": 4, "candidates": 4, "sinks": 2, "top_nodes": 64, "beam": 2}
     q, k, v = _packed(torch.float64, grad=True, total=17)
@@ -92,7 +92,7 @@ def test_gradcheck(pattern):
 
 
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("pattern", ["full", "hsa"])
+@pytest.mark.parametrize("pattern", ["full", "hsa", *LISTING])
 def test_opcheck(grad, pattern):
     q, k, v = problem(90, heads=4, kv_heads=2, grad=grad)
     cu = torch.tensor([0, 31, 85])

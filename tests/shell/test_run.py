@@ -16,7 +16,7 @@ def run(*arguments):
 def test_alone_it_lists_the_verbs():
     done = run()
     assert done.returncode == 0
-    verbs = "demo test setup build bench bench-step doctor format lint sanitize test-aarch64 clean"
+    verbs = "demo test setup build bench bench-step model doctor format lint sanitize test-aarch64 clean"
     for verb in verbs.split():
         assert f"\n  {verb}" in done.stdout
 

@@ -12,10 +12,10 @@ static void select_queries(const HeadJob& job, Index first, Index count, std::in
 }
 
 #if defined(HSATTN_SIMD_AVX2)
-const Kernels kKernels{select_queries, forward_tile<Floats>, backward_tile<Floats>, nullptr, nullptr};
+const Kernels kKernels{kStep, select_queries, forward_tile<Floats>, backward_tile<Floats>, nullptr, nullptr};
 #else
-const Kernels kKernels{select_queries, forward_tile<Floats>, backward_tile<Floats>, forward_tile<Pairs>,
-                       backward_tile<Pairs>};
+const Kernels kKernels{
+    kStep, select_queries, forward_tile<Floats>, backward_tile<Floats>, forward_tile<Pairs>, backward_tile<Pairs>};
 #endif
 
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

@@ -175,20 +175,20 @@ template <class Words>
 HSATTN_INLINE void backward_panel(const PackedHead& head, const ScoredRows<Words>& scored, Cursor& cursor,
                                   WaitingPanel& w) {
   constexpr Index kRows = kUnit / Words::kPerWord;
-  const Index padded = head.padded_dim, depth = Words::kPerWord == 1 ? head.dim : head.depth;
+  const Index padded = head.padded_dim;
   Panel panel;
   w.at = 0;
   take_panel<Words>(head, cursor, w.units, panel);
   const float* values_t[kPanelUnits];
   for (int u = 0; u < kPanelUnits; ++u) {
-    values_t[u] = head.values_t.get() + w.units[u] * depth * kUnit;
+    values_t[u] = head.values_t.get() + w.units[u] * head.depth * kUnit;
     panel.rows[u] = head.key_rows.get() + w.units[u] * kRows * padded;
   }
   for (int r = 0; r < kQuad; ++r) w.seen[r] = panel.seen[r];
   w.careful = panel.careful || w.careful_rows;
   const int units = kLanes == 16 ? static_cast<int>(kPanelUnits) : panel.units;  // one more branch costs it 5 %
-  scores_of_panel(scored.q, depth, panel.keys_t, units, w.p);
-  scores_of_panel(scored.dout, depth, values_t, units, w.ds);
+  scores_of_panel(scored.q, head.depth, panel.keys_t, units, w.p);
+  scores_of_panel(scored.dout, head.depth, values_t, units, w.ds);
   weight_gradients(w.p, w.ds, w.rows, panel.seen);
   w.units[panel.units] = kNoUnit;
   const float ones[kQuad] = {1, 1, 1, 1};
@@ -293,8 +293,8 @@ static void backward_far(const PackedHead& head, const BackwardJob& out, std::sp
   }
 }
 
-// delta = dout . o, one chain over dim as dout . v is, so that a row whose one key takes all has a gradient of exactly
-// 0. Rows that see nothing get lse 0: all their weights are masked.
+// delta = dout . o, in the chains in which dout . v is summed, so that a row whose one key takes all has a gradient of
+// exactly 0 if o is v. Rows that see nothing get lse 0: all their weights are masked.
 template <class Words>
 static void load_row_statistics(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const Index padded = job.packed->padded_dim;
@@ -305,15 +305,16 @@ static void load_row_statistics(const HeadJob& job, const BackwardJob& out, Inde
     s.lse[row] = lse == -__builtin_inff() ? 0.0F : lse;
   }
   for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; row += kQuad) {
-    float sum[kQuad] = {};
-    for (Index i = 0; i < (job.packed->dim + Words::kPerWord - 1) / Words::kPerWord * Words::kPerWord; ++i) {
+    float sum[kQuad][kStep] = {};
+    for (Index i = 0; i < job.packed->depth * Words::kPerWord; ++i) {
       const Index d = Words::kPerWord == 1 ? i : i ^ 1;  // of a pair the upper product comes first
       for (int r = 0; r < kQuad; ++r) {
         const Index at = (row + r) * padded + d;
-        sum[r] = fused_multiply_add(s.dout[at], s.o[at], sum[r]);
+        float& chain = sum[r][i / Words::kPerWord % kStep];
+        chain = fused_multiply_add(s.dout[at], s.o[at], chain);
       }
     }
-    for (int r = 0; r < kQuad; ++r) s.delta[row + r] = sum[r];
+    for (int r = 0; r < kQuad; ++r) s.delta[row + r] = kStep == 1 ? sum[r][0] : sum[r][0] + sum[r][kStep - 1];
   }
 }
 

@@ -44,8 +44,9 @@ void empty_lists(const PlanShape& shape, std::int32_t* lists) {
 // Heads of a call, a few at a time: as many are packed at once as there are threads, so that memory stays bounded.
 class Waves {
  public:
-  Waves(const ConstView& k, const ConstView* v, const PackRequest& request, Executor& executor)
-      : k_(k), v_(v), request_(request), executor_(executor), heads_(k.batch * k.heads) {
+  Waves(const ConstView& k, const ConstView* v, const ConstNodes& pooled, const PackRequest& request,
+        Executor& executor)
+      : k_(k), v_(v), pooled_(pooled), request_(request), executor_(executor), heads_(k.batch * k.heads) {
     const Index size = std::min<Index>(heads_, executor.threads());
     for (Index i = 0; i < size; ++i) packed_.push_back(allocate_packed_head(k.tokens, k.dim, request));
   }
@@ -69,6 +70,14 @@ class Waves {
   }
 
  private:
+  GivenNodes given(Index head) const {
+    const auto rows = [&](const ConstView& nodes) {
+      return nodes.data == nullptr ? Rows<const float>{}
+                                   : rows_of<const float>(nodes, head / k_.heads, head % k_.heads);
+    };
+    return {rows(pooled_.k), rows(pooled_.v)};
+  }
+
   void pack(Index first, Index count) {
     const Index units = packed_[0].units;
     const Index chunk = executor_.threads() == 1 ? std::max<Index>(1, units) : std::max<Index>(64, ceil_div(units, 8));
@@ -83,12 +92,13 @@ class Waves {
       PackedHead& head = packed_[static_cast<std::size_t>(i)];
       const auto* flags = head.not_finite.get();
       head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; });
-      build_pyramid(keys(first + i), values(first + i), request_, head);
+      build_pyramid(keys(first + i), values(first + i), given(first + i), request_, head);
     });
   }
 
   const ConstView& k_;
   const ConstView* v_;
+  ConstNodes pooled_;  // without data where the call pools
   PackRequest request_;
   Executor& executor_;
   Index heads_;
@@ -109,6 +119,7 @@ HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index
   HeadJob job;
   job.shape = shape;
   job.packed = &packed;
+  job.kv_head = head % shape.kv_heads;
   job.group = q.heads / shape.kv_heads;
   job.scale = static_cast<float>(scale);
   job.q = stored_rows(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
@@ -127,33 +138,63 @@ void for_each_tile(Index begin, Index end, const Body& body) {
   for (Index first = begin; first < end; first += kTile) body(first, std::min(kTile, end - first));
 }
 
-std::int32_t* lists_of_head(std::int32_t* lists, const PlanShape& shape, Index head) {
+// Runs body(task, its job, working memory) for all tasks; on one thread they share the memory, which is most of the
+// cost of a short call.
+template <class JobOf, class Body>
+void run_tasks(Executor& executor, Index tasks, bool backward, const JobOf& job_of, const Body& body) {
+  if (tasks == 0) return;
+  if (executor.threads() == 1) {
+    Scratch scratch(job_of(0), backward);
+    for (Index task = 0; task < tasks; ++task) body(task, job_of(task), scratch);
+    return;
+  }
+  executor.run(tasks, [&](Index task) {
+    const HeadJob job = job_of(task);
+    Scratch scratch(job, backward);
+    body(task, job, scratch);
+  });
+}
+
+template <class Id>
+Id* lists_of_head(Id* lists, const PlanShape& shape, Index head) {
   return lists == nullptr ? nullptr : lists + head * shape.queries * shape.slots();
 }
 
-// The part that all forward passes share; `given` and `keep` are lists of the whole call or null.
-void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const SearchBudgets& budgets,
-                 const std::int32_t* given, const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
+// Where the lists of a call come from: the first that is there.
+struct ListSource {
+  const std::int32_t* given = nullptr;  // lists of the whole call
+  const ListRule* rule = nullptr;
+  SearchBudgets search = {};
+};
+
+// The part that all forward passes share; `keep` is for lists of the whole call, or null.
+void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const ListSource& source,
+                 const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa());
-  PackRequest request = request_for(shape, given == nullptr, budgets.rescore);
+  PackRequest request = request_for(shape, source.given == nullptr && source.rule == nullptr, source.search.rescore);
   request.values = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  request.step = kernels.step;
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
-  Waves waves(in.k, &in.v, request, executor);
+  Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
-    executor.run(heads * chunks, [&](Index task) {
+    const auto job_of = [&](Index task) {
       const Index head = first_head + task % heads;
       HeadJob job = head_job(in.q, shape, scale, head, waves.packed(task % heads));
-      job.search = budgets;
-      job.lists = given == nullptr ? nullptr : given + head * shape.queries * shape.slots();
+      job.search = source.search;
+      job.rule = source.rule;
+      job.lists = lists_of_head(source.given, shape, head);
       job.keep = lists_of_head(keep, shape, head);
+      return job;
+    };
+    run_tasks(executor, heads * chunks, false, job_of, [&](Index task, const HeadJob& job, Scratch& scratch) {
+      const Index head = first_head + task % heads;
       const Index batch = head / shape.kv_heads, q_head = head % shape.kv_heads * job.group;
       auto* lse = static_cast<float*>(out.lse);
       if (lse != nullptr) lse += (batch * in.q.heads + q_head) * shape.queries;
       const ForwardOutputs outputs{writable_rows(out.o, batch, q_head), lse};
-      Scratch scratch(job, false);
       // The last tasks, with the longest past, first.
       const Index begin = (chunks - 1 - task / heads) * per_task;
       for_each_tile(begin, std::min(shape.queries, begin + per_task),
@@ -165,7 +206,7 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
 }  // namespace
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor) {
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   if (without_idle_search(shape).slots() == 0) {
     empty_lists(shape, blocks);
     return;
@@ -174,16 +215,17 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   const SearchBudgets budgets = budgets_of(shape, options);
   PackRequest request = request_for(shape, true, budgets.rescore);
   request.far_field = false;
-  Waves waves(k, nullptr, request, executor);
+  Waves waves(k, nullptr, {pooled_keys.value_or(ConstView()), {}}, request, executor);
   waves.run([&](Index first_head, Index heads) {
     const Index per_task = queries_per_task(shape, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
-    executor.run(heads * chunks, [&](Index task) {
-      const Index head = first_head + task % heads;
-      HeadJob job = head_job(q, shape, scale, head, waves.packed(task % heads));
+    const auto job_of = [&](Index task) {
+      HeadJob job = head_job(q, shape, scale, first_head + task % heads, waves.packed(task % heads));
       job.search = budgets;
-      Scratch scratch(job, false);
-      std::int32_t* lists = lists_of_head(blocks, shape, head);
+      return job;
+    };
+    run_tasks(executor, heads * chunks, false, job_of, [&](Index task, const HeadJob& job, Scratch& scratch) {
+      std::int32_t* lists = lists_of_head(blocks, shape, first_head + task % heads);
       const Index begin = (chunks - 1 - task / heads) * per_task;
       for_each_tile(begin, std::min(shape.queries, begin + per_task), [&](Index first, Index count) {
         kernels.select(job, first, count, lists + first * shape.slots(), scratch);
@@ -194,14 +236,17 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
 
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
              Executor& executor) {
-  run_forward(in, scale, without_idle_search(plan.shape), {}, plan.blocks, out, nullptr, executor);
+  run_forward(in, scale, without_idle_search(plan.shape), {.given = plan.blocks}, out, nullptr, executor);
 }
 
 void forward(const AttentionInputs& in, double scale, const PlanShape& shape, const PlanOptions& options,
              const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const PlanShape needed = without_idle_search(shape);
   if (keep != nullptr && needed.slots() == 0) empty_lists(shape, keep);
-  run_forward(in, scale, needed, budgets_of(needed, options), nullptr, out, keep, executor);
+  const ListRule rule(needed, options);
+  run_forward(in, scale, needed,
+              {.rule = lists_by_rule(options.pattern) ? &rule : nullptr, .search = budgets_of(needed, options)}, out,
+              keep, executor);
 }
 
 namespace {
@@ -254,9 +299,38 @@ void spread_node_gradients(const PackedHead& packed, const PlanShape& shape, con
   }
 }
 
+// Gradients of nodes that the caller pooled: zero where every position attends everything, so that none was packed.
+void write_node_gradients(const Buffer<float>& sums, bool any, Index padded_dim, const Rows<float>& to) {
+  for (Index i = 0; i < to.count; ++i) {
+    if (any) {
+      std::copy_n(sums.get() + i * padded_dim, to.dim, to.row(i));
+    } else {
+      std::fill_n(to.row(i), to.dim, 0.0F);
+    }
+  }
+}
+
+// What becomes of the gradients of one head.
+struct HeadGradients {
+  WritableRows dk, dv;
+  bool pooled = false;             // nodes were given: no gradient of theirs goes to tokens
+  Rows<float> dk_nodes, dv_nodes;  // then; without rows if they are not wanted
+};
+
+HeadGradients head_gradients(const AttentionInputs& in, const AttentionGradients& grads, Index head) {
+  const Index batch = head / in.k.heads, kv_head = head % in.k.heads;
+  HeadGradients out{
+      writable_rows(grads.dk, batch, kv_head), writable_rows(grads.dv, batch, kv_head), in.pooled.has_value(), {}, {}};
+  if (grads.dpooled) {
+    out.dk_nodes = rows_of<float>(grads.dpooled->k, batch, kv_head);
+    out.dv_nodes = rows_of<float>(grads.dpooled->v, batch, kv_head);
+  }
+  return out;
+}
+
 // Merges the ranges of one head, spreads the gradients of nodes to tokens, and writes dk and dv.
 void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums* ranges, Index count, float scale,
-                 const StoredRows& k, const StoredRows& v, const WritableRows& dk, const WritableRows& dv) {
+                 const StoredRows& k, const StoredRows& v, const HeadGradients& out) {
   GradientSums& sum = ranges[0];
   for (Index r = 1; r < count; ++r) {
     add_into(sum.dk.get(), ranges[r].dk.get(), sum.tokens);
@@ -267,9 +341,14 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
   if (packed.pairs) {  // their queries are not multiplied by it
     for (Index i = 0; i < sum.tokens; ++i) sum.dk[i] *= scale;
   }
-  if (shape.far_field) spread_node_gradients(packed, shape, k, v, sum);
-  write_token_gradients(sum.dk.get(), packed.padded_dim, dk);
-  write_token_gradients(sum.dv.get(), packed.padded_dim, dv);
+  if (out.pooled) {
+    write_node_gradients(sum.dk_nodes, shape.far_field, packed.padded_dim, out.dk_nodes);
+    write_node_gradients(sum.dv_nodes, shape.far_field, packed.padded_dim, out.dv_nodes);
+  } else if (shape.far_field) {
+    spread_node_gradients(packed, shape, k, v, sum);
+  }
+  write_token_gradients(sum.dk.get(), packed.padded_dim, out.dk);
+  write_token_gradients(sum.dv.get(), packed.padded_dim, out.dv);
 }
 
 BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const AttentionSaved& saved,
@@ -296,30 +375,31 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   PackRequest request = request_for(shape, false, false);
   request.values = request.backward = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
+  request.step = kernels.step;
   const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
-  Waves waves(in.k, &in.v, request, executor);
+  Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   const Index ranges = query_ranges(shape);
   const Index per_range = std::max<Index>(kTile, round_up(ceil_div(shape.queries, ranges), kTile));
   std::vector<GradientSums> sums;
   waves.run([&](Index first_head, Index heads) {
     while (static_cast<Index>(sums.size()) < heads * ranges) sums.emplace_back(waves.packed(0), shape.far_field);
-    executor.run(heads * ranges, [&](Index task) {
+    const auto job_of = [&](Index task) {
+      HeadJob job = head_job(in.q, shape, scale, first_head + task % heads, waves.packed(task % heads));
+      job.lists = lists_of_head(plan.blocks, shape, first_head + task % heads);
+      return job;
+    };
+    run_tasks(executor, heads * ranges, true, job_of, [&](Index task, const HeadJob& job, Scratch& scratch) {
       const Index in_wave = task % heads, range = ranges - 1 - task / heads;  // the longest past first
-      HeadJob job = head_job(in.q, shape, scale, first_head + in_wave, waves.packed(in_wave));
-      if (plan.blocks != nullptr) job.lists = plan.blocks + (first_head + in_wave) * shape.queries * shape.slots();
       GradientSums& own = sums[static_cast<std::size_t>(in_wave * ranges + range)];
       own.clear();
       const BackwardJob out = backward_job(job, in, saved, grads, first_head + in_wave, own);
-      Scratch scratch(job, true);
       for_each_tile(range * per_range, std::min(shape.queries, (range + 1) * per_range),
                     [&](Index first, Index count) { backward_tile(job, out, first, count, scratch); });
     });
     executor.run(heads, [&](Index i) {
       const Index head = first_head + i;
       finish_head(waves.packed(i), shape, &sums[static_cast<std::size_t>(i * ranges)], ranges,
-                  static_cast<float>(scale), waves.keys(head), waves.values(head),
-                  writable_rows(grads.dk, head / shape.kv_heads, head % shape.kv_heads),
-                  writable_rows(grads.dv, head / shape.kv_heads, head % shape.kv_heads));
+                  static_cast<float>(scale), waves.keys(head), waves.values(head), head_gradients(in, grads, head));
     });
   });
 }

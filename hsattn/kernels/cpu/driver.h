@@ -7,7 +7,7 @@ namespace hsattn::cpu {
 
 /// Fills `blocks` [batch, kv_heads, queries, slots].
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor);
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys = {});
 
 /// Attention over the lists of `plan`.
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,

@@ -17,7 +17,6 @@ struct Cursor {
 // Takes the next (up to) 8 entries of a quad into a panel; a short panel is filled up with its first unit, unseen.
 template <class Words>
 HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* units, Panel& panel) {
-  const Index depth = Words::kPerWord == 1 ? head.dim : head.depth;
   const int count = static_cast<int>(min_of<Index>(cursor.end - cursor.at, kPanelUnits));
   std::uint32_t every = 0xffffffffU;
   for (int u = 0; u < count; ++u) {
@@ -25,7 +24,7 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
     every &= cursor.at[u].lanes;
   }
   for (int u = count; u < kPanelUnits; ++u) units[u] = units[0];
-  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * depth * kUnit;
+  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * head.depth * kUnit;
   panel.units = count;
   panel.all_seen = every == 0xffffffffU && count == kPanelUnits;
   for (int r = 0; r < kQuad; ++r) panel.seen[r] = panel.all_seen ? ~std::uint64_t{0} : 0;
@@ -74,8 +73,7 @@ HSATTN_INLINE void forward_panel(const PackedHead& head, float scale, Cursor& cu
   float rescale[kQuad];
   take_panel<Words>(head, cursor, units, panel);
   for (int u = 0; u < kPanelUnits; ++u) panel.rows[u] = head.values.get() + units[u] * kRows * padded;
-  scores_of_panel(quad_rows<Words>(s.q, s.q_pairs, row, padded, scale), Words::kPerWord == 1 ? head.dim : head.depth,
-                  panel.keys_t, panel.units, scores);
+  scores_of_panel(quad_rows<Words>(s.q, s.q_pairs, row, padded, scale), head.depth, panel.keys_t, panel.units, scores);
   if (!panel.all_seen) mask_scores(scores, panel.seen);
   softmax_step<Words, false>(scores, kPanel, row, s, rescale);
   round_weights<Words>(scores, scores);
@@ -195,13 +193,18 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
   __builtin_memset(s.o.get(), 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
 }
 
-// The lists of a tile: those of the plan, or ones chosen now from the queries in s.q.
+// The lists of a tile: those of the plan, or ones that follow from the positions or are chosen now from the queries in
+// s.q.
 static const std::int32_t* tile_lists(const HeadJob& job, Index first, Index count, Scratch& s) {
   const Index slots = job.shape.slots();
   if (slots == 0) return nullptr;
   if (job.lists != nullptr) return job.lists + first * slots;
   std::int32_t* lists = job.keep != nullptr ? job.keep + first * slots : s.lists.get();
-  select_tile(job, first, count, lists, s);
+  if (job.rule != nullptr) {
+    job.rule->write(job.kv_head, first, count, lists);
+  } else {
+    select_tile(job, first, count, lists, s);
+  }
   return lists;
 }
 

@@ -8,6 +8,7 @@
 #include "hsattn/kernels/cpu/layout.h"
 #include "hsattn/kernels/cpu/lists.h"
 #include "hsattn/kernels/cpu/rows.h"
+#include "hsattn/plan/list_rule.h"
 
 namespace hsattn::cpu {
 
@@ -27,9 +28,11 @@ struct HeadJob {
   const PackedHead* packed = nullptr;
   Index group = 1;  // query heads of this key/value head
   float scale = 1;
-  StoredRows q;                         // of the group's heads
+  StoredRows q;  // of the group's heads
+  Index kv_head = 0;
   const std::int32_t* lists = nullptr;  // [queries, slots] of this head, if the plan is given
-  std::int32_t* keep = nullptr;         // where chosen lists go, if wanted
+  const ListRule* rule = nullptr;       // or what they follow from; without either they are searched for
+  std::int32_t* keep = nullptr;         // where lists that are not given go, if wanted
 };
 
 struct ForwardOutputs {
@@ -77,6 +80,7 @@ struct Scratch {
 };
 
 struct Kernels {
+  Index step;  // how they want heads packed: see PackedHead
   // Fills lists [count, slots] for queries [first, first + count), at most kTile of them.
   void (*select)(const HeadJob&, Index first, Index count, std::int32_t* lists, Scratch&);
   void (*forward)(const HeadJob&, Index first, Index count, const ForwardOutputs&, Scratch&);

@@ -69,14 +69,17 @@ struct PackedPyramid {
 //
 // Keys and values as they are attended are made of words: floats, or pairs of bfloat16 (the first in the low half). A
 // pair joins what a product adds up: neighbouring dimensions in keys_t and values_t, neighbouring tokens in the others.
+// These two hold a unit in steps of one vector: the next word of each token, or the next two where 16 lanes leave room
+// (taking halves of vectors from two units instead costs Intel's processors a fifth of the time of scores).
 struct PackedHead {
   Index keys = 0, dim = 0, padded_dim = 0, units = 0;
   bool pairs = false;
-  Index depth = 0;                  // words of a token in keys_t: dim, or half of it rounded up
+  Index step = 1;                   // words of a token side by side in keys_t: 1 or 2
+  Index depth = 0;                  // words of a token in keys_t: dim, or half of it, rounded up to steps
   Index unit_rows = kUnit;          // rows of words of a unit in values: 8, or 4
-  Buffer<float> keys_t;             // [units, depth, 8]; not for a search alone
+  Buffer<float> keys_t;             // [units, depth / step, 8, step]; not for a search alone
   Buffer<float> values;             // [units, unit rows, padded dim]
-  Buffer<float> values_t;           // [units, depth, 8]; backward only
+  Buffer<float> values_t;           // as keys_t; backward only
   Buffer<float> key_rows;           // [units, unit rows, padded dim]; backward only
   Buffer<std::uint8_t> keys_int8;   // [units, padded dim / 4, 8, 4]: rounded keys plus 128; rescoring only
   Buffer<float> key_scales;         // [units, 8]

@@ -8,7 +8,7 @@ namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
 // A panel as a quad meets it. Rows of values are addressed lane by lane for far nodes, unit by unit otherwise.
 struct Panel {
-  const float* keys_t[kPanelUnits];  // [depth, 8] each
+  const float* keys_t[kPanelUnits];  // [depth / step, 8, step] each
   const float* rows[kPanelUnits];    // values [unit rows, padded dim] each
   std::uint64_t seen[kQuad];         // bit j: the row sees key j
   int units;                         // of 8; the others are zeros that no row sees
@@ -24,24 +24,24 @@ struct QuadRows {
   float factor;
 };
 
-// scores[r][c] = q[r] . key c, for N vectors of keys. Each score is one chain of sums over dim, so its bits do not
-// depend on the shape of the tile.
+// scores[r][c] = q[r] . key c, for N units of keys. Each score is one chain of sums for each word of a step, so its
+// bits do not depend on the shape of the tile.
 template <class Words, int N>
-HSATTN_ALONE void scores_of_vectors(const QuadRows<Words>& q, Index depth, const float* const* unit, float* scores,
-                                    Index stride) {
-  F acc[kQuad * N];  // [rows, vectors]
+HSATTN_ALONE void scores_of_units(const QuadRows<Words>& q, Index depth, const float* const* unit, float* scores) {
+  F acc[kQuad * N];  // [rows, units]
   each<kQuad * N>([&](int i) HSATTN_ALWAYS { acc[i] = zero(); });
-  for (Index d = 0; d < depth; ++d) {
+  for (Index d = 0; d < depth; d += kStep) {
     F k[N];
-    each<N>([&](int c) HSATTN_ALWAYS { k[c] = load_units(unit + c * kUnitsPerVector, d * kUnit); });
+    each<N>([&](int u) HSATTN_ALWAYS { k[u] = load(unit[u] + d * kUnit); });
     each<kQuad>([&](int r) HSATTN_ALWAYS {
-      const F x = set1(q.words[r * q.stride + d]);
-      each<N>([&](int c) HSATTN_ALWAYS { acc[r * N + c] = Words::add_products(acc[r * N + c], x, k[c]); });
+      const F x = set_step(q.words + r * q.stride + d);
+      each<N>([&](int u) HSATTN_ALWAYS { acc[r * N + u] = Words::add_products(acc[r * N + u], x, k[u]); });
     });
   }
-  each<kQuad * N>([&](int i) HSATTN_ALWAYS {
-    const F score = Words::kPerWord == 1 ? acc[i] : mul(acc[i], set1(q.factor));
-    store(scores + i / N * stride + i % N * kLanes, score);
+  each<kQuad * N / kStep>([&](int i) HSATTN_ALWAYS {
+    const F sums = sums_of_steps(acc + i * kStep);
+    const F score = Words::kPerWord == 1 ? sums : mul(sums, set1(q.factor));
+    store(scores + i * kStep / N * kPanel + i * kStep % N * kUnit, score);
   });
 }
 
@@ -50,15 +50,12 @@ template <class Words>
 HSATTN_INLINE void scores_of_panel(const QuadRows<Words>& q, Index depth, const float* const* unit, int units,
                                    float* scores) {
   if constexpr (kLanes == 16) {
-    if (units > 4) {
-      scores_of_vectors<Words, 4>(q, depth, unit, scores, kPanel);
-    } else {
-      scores_of_vectors<Words, 2>(q, depth, unit, scores, kPanel);
-    }
+    scores_of_units<Words, 4>(q, depth, unit, scores);
+    if (units > 4) scores_of_units<Words, 4>(q, depth, unit + 4, scores + 32);
   } else {  // 12 accumulators, 3 keys and 1 query fill the 16 registers
-    scores_of_vectors<Words, 3>(q, depth, unit, scores, kPanel);
-    if (units > 3) scores_of_vectors<Words, 3>(q, depth, unit + 3, scores + 24, kPanel);
-    if (units > 6) scores_of_vectors<Words, 2>(q, depth, unit + 6, scores + 48, kPanel);
+    scores_of_units<Words, 3>(q, depth, unit, scores);
+    if (units > 3) scores_of_units<Words, 3>(q, depth, unit + 3, scores + 24);
+    if (units > 6) scores_of_units<Words, 2>(q, depth, unit + 6, scores + 48);
   }
 }
 

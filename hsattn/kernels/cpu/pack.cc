@@ -10,16 +10,29 @@
 namespace hsattn::cpu {
 namespace {
 
-// Rows [count, dim] to columns [dim, 8]; missing rows become zeros.
-void transpose_unit(const float* rows, Index stride, Index count, Index dim, float* out) {
-  if (count == kUnit) {
-    for (Index d = 0; d < dim; ++d)
-      for (Index j = 0; j < kUnit; ++j) out[d * kUnit + j] = rows[j * stride + d];
-    return;
+// Step i of a unit is bytes [i kBytes, (i + 1) kBytes) of each of its rows; `bytes` of a row and `count` rows exist,
+// the rest becomes zeros.
+template <Index kBytes>
+void transpose_bytes(const std::byte* rows, Index stride, Index count, Index bytes, Index steps, std::byte* out) {
+  const Index whole = bytes / kBytes;
+  if (count < kUnit || whole < steps) std::memset(out, 0, static_cast<std::size_t>(steps * kUnit * kBytes));
+  for (Index i = 0; i < whole; ++i) {
+    for (Index j = 0; j < count; ++j)
+      std::memcpy(out + (i * kUnit + j) * kBytes, rows + j * stride + i * kBytes, kBytes);
   }
-  std::memset(out, 0, static_cast<std::size_t>(dim * kUnit) * sizeof(float));
-  for (Index j = 0; j < count; ++j)
-    for (Index d = 0; d < dim; ++d) out[d * kUnit + j] = rows[j * stride + d];
+  if (whole == steps) return;
+  const Index rest = bytes - whole * kBytes;
+  for (Index j = 0; j < count; ++j) {
+    std::memcpy(out + (whole * kUnit + j) * kBytes, rows + j * stride + whole * kBytes, static_cast<std::size_t>(rest));
+  }
+}
+
+// A unit of `head`, in steps of words: rows of floats, or rows of bfloat16 as they are stored.
+void transpose_unit(const PackedHead& head, const std::byte* rows, Index stride, Index count, Index bytes, float* out) {
+  const Index steps = head.depth / head.step;
+  auto* to = reinterpret_cast<std::byte*>(out);
+  if (head.step == 2) return transpose_bytes<8>(rows, stride, count, bytes, steps, to);
+  transpose_bytes<4>(rows, stride, count, bytes, steps, to);
 }
 
 void copy_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, float* out) {
@@ -27,17 +40,7 @@ void copy_unit(const float* rows, Index stride, Index count, Index dim, Index pa
   for (Index j = 0; j < count; ++j) std::copy_n(rows + j * stride, dim, out + j * padded_dim);
 }
 
-// The same in pairs of bfloat16: [depth, 8] pairs of dimensions, and [4, padded dim] pairs of tokens.
-void pair_up_columns(const StoredRows& x, Index first, Index count, Index depth, float* out) {
-  std::memset(out, 0, static_cast<std::size_t>(depth * kUnit) * sizeof(float));
-  for (Index j = 0; j < count; ++j) {
-    const std::byte* row = x.row(first + j);
-    for (Index d = 0; d < x.dim; d += 2) {
-      std::memcpy(out + d / 2 * kUnit + j, row + 2 * d, d + 1 < x.dim ? 4 : 2);
-    }
-  }
-}
-
+// The same in pairs of bfloat16: [4, padded dim] pairs of tokens.
 void pair_up_tokens(const StoredRows& x, Index first, Index count, Index padded_dim, float* out) {
   std::memset(out, 0, static_cast<std::size_t>(kUnit / 2 * padded_dim) * sizeof(float));
   for (Index j = 0; j < count; j += 2) {
@@ -83,7 +86,8 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   head.padded_dim = round_up(dim, kDimAlign);
   head.units = ceil_div(keys, kUnit);
   head.pairs = request.pairs;
-  head.depth = request.pairs ? ceil_div(dim, Index{2}) : dim;
+  head.step = request.step;
+  head.depth = round_up(request.pairs ? ceil_div(dim, Index{2}) : dim, head.step);
   head.unit_rows = request.pairs ? kUnit / 2 : kUnit;
   const char* what = "attention: packed keys and values";
   head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
@@ -140,8 +144,10 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
     head.not_finite[unit] = static_cast<std::uint8_t>(keys_flag | values_flag);
     const auto columns = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
       float* out = to.get() + unit * head.depth * kUnit;
-      if (head.pairs) return pair_up_columns(stored, first, count, head.depth, out);
-      transpose_unit(rows.data, rows.stride, count, dim, out);
+      const bool as_stored = head.pairs;
+      const std::byte* from = as_stored ? stored.row(first) : reinterpret_cast<const std::byte*>(rows.data);
+      const Index element = size_of(as_stored ? stored.dtype : DType::kFloat32);
+      transpose_unit(head, from, (as_stored ? stored.stride : rows.stride) * element, count, dim * element, out);
     };
     const auto rows = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
       float* out = to.get() + unit * head.unit_rows * pd;
@@ -159,8 +165,17 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
 
 namespace {
 
-// Pools all rows of a head; half-precision rows are converted first, into memory that lasts as long.
-void pool_stored(const StoredRows& x, const PackRequest& request, Index padded_dim, float* out) {
+// Pools all rows of a head; half-precision rows are converted first, into memory that lasts as long. Nodes that are
+// given are taken as they are.
+void pool_stored(const StoredRows& x, const Rows<const float>& given, const PackRequest& request, Index padded_dim,
+                 float* out) {
+  if (given.data != nullptr) {
+    for (Index i = 0; i < given.count; ++i, out += padded_dim) {
+      std::copy_n(given.row(i), given.dim, out);
+      std::fill(out + given.dim, out + padded_dim, 0.0F);
+    }
+    return;
+  }
   Buffer<float> space;
   if (x.dtype != DType::kFloat32) space = allocate_buffer<float>(x.count * x.dim, "attention: rows to pool");
   pool(request.pooling, float_rows(x, 0, x.count, space.get()), request.block, padded_dim, out);
@@ -168,12 +183,13 @@ void pool_stored(const StoredRows& x, const PackRequest& request, Index padded_d
 
 }  // namespace
 
-void build_pyramid(const StoredRows& k, const StoredRows& v, const PackRequest& request, PackedHead& head) {
+void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& given, const PackRequest& request,
+                   PackedHead& head) {
   PackedPyramid& p = head.pyramid;
   if (p.levels == 0) return;
   const Index pd = head.padded_dim;
-  pool_stored(k, request, pd, p.keys.get());
-  if (request.far_field) pool_stored(v, request, pd, p.values.get());
+  pool_stored(k, given.keys, request, pd, p.keys.get());
+  if (request.far_field) pool_stored(v, given.values, request, pd, p.values.get());
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
     const Index nodes = p.first[level + 1] - p.first[level];

@@ -13,6 +13,7 @@ struct PackRequest {
   bool rescore = false;    // keys rounded to bytes
   bool far_field = false;  // key and value pyramid rows
   bool pairs = false;      // keys and values as pairs of bfloat16; the tensors are bfloat16
+  Index step = 1;          // see PackedHead
   Index block = 8;
   Pooling pooling = Pooling::kMean;
 };
@@ -24,8 +25,14 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
 void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& request, Index begin, Index end,
                 PackedHead& head);
 
-// Pools keys (and values) into the pyramid; after all units are packed.
-void build_pyramid(const StoredRows& k, const StoredRows& v, const PackRequest& request, PackedHead& head);
+// Nodes of one head that the caller pooled, in the order of the pyramid's rows; no data if it did not.
+struct GivenNodes {
+  Rows<const float> keys, values;
+};
+
+// Pools keys (and values) into the pyramid, or copies what is given; after all units are packed.
+void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& given, const PackRequest& request,
+                   PackedHead& head);
 
 // Tokens behind a node of the pyramid.
 Index node_tokens(const PackedHead& head, Index block, Index level, Index index);

@@ -62,6 +62,7 @@ struct Pairs {
 #endif
 
 constexpr int kUnitsPerVector = kLanes / 8;
+constexpr int kStep = kLanes / 8;  // words of each token of a unit that fill a vector: see PackedHead
 constexpr int kVectors = static_cast<int>(kPanel) / kLanes;  // vectors of one row of a panel
 
 // body(0), ..., body(N - 1), written out before anything else is optimized: arrays of vectors that are indexed so

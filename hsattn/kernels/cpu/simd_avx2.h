@@ -45,6 +45,9 @@ HSATTN_INLINE M lanes_with_bit(const std::uint8_t* bytes, unsigned bit) {
   return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(wide, want), want));
 }
 HSATTN_INLINE F load_units(const float* const* unit, Index offset) { return _mm256_loadu_ps(unit[0] + offset); }
+// The next word of a row, for each of the 8 tokens of a unit.
+HSATTN_INLINE F set_step(const float* words) { return set1(*words); }
+HSATTN_INLINE F sums_of_steps(const F* x) { return *x; }
 HSATTN_INLINE H half_zero() { return _mm256_setzero_ps(); }
 HSATTN_INLINE H half_load(const float* p) { return _mm256_loadu_ps(p); }
 HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }

@@ -42,6 +42,18 @@ HSATTN_INLINE F load_units(const float* const* unit, Index offset) {
   return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(unit[0] + offset)),
                             _mm256_loadu_ps(unit[1] + offset), 1);
 }
+// The next two words of a row, for each of the 8 tokens of a unit.
+HSATTN_INLINE F set_step(const float* words) {
+  double both;
+  __builtin_memcpy(&both, words, sizeof both);
+  return _mm512_castpd_ps(_mm512_set1_pd(both));
+}
+// Scores of two units, of which x holds two sums for each token.
+HSATTN_INLINE F sums_of_steps(const F* x) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return _mm512_add_ps(_mm512_permutex2var_ps(x[0], even, x[1]), _mm512_permutex2var_ps(x[0], odd, x[1]));
+}
 HSATTN_INLINE H half_zero() { return _mm256_setzero_ps(); }
 HSATTN_INLINE H half_load(const float* p) { return _mm256_loadu_ps(p); }
 HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }

@@ -84,6 +84,18 @@ HSATTN_INLINE F load_units(const float* const* unit, Index offset) {
   __builtin_memcpy(reinterpret_cast<char*>(&x) + 32, unit[1] + offset, 32);
   return x;
 }
+// The next two words of a row, for each of the 8 tokens of a unit.
+HSATTN_INLINE F set_step(const float* words) {
+  F x;
+  for (int i = 0; i < kLanes; ++i) x[i] = words[i % 2];
+  return x;
+}
+// Scores of two units, of which x holds two sums for each token.
+HSATTN_INLINE F sums_of_steps(const F* x) {
+  F sums;
+  for (int i = 0; i < kLanes; ++i) sums[i] = x[i / 8][i % 8 * 2] + x[i / 8][i % 8 * 2 + 1];
+  return sums;
+}
 HSATTN_INLINE H half_zero() { return H{}; }
 HSATTN_INLINE H half_load(const float* p) {
   H x;

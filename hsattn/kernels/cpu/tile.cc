@@ -77,7 +77,7 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   far_counts.resize(entries.size());
   if (job.shape.slots() == 0) return;
   lists = allocate_buffer<std::int32_t>(positions * job.shape.slots(), what);
-  if (job.lists != nullptr) return;
+  if (job.lists != nullptr || job.rule != nullptr) return;
   capacity = search_capacity(job);
   scores = allocate_buffer<float>(round_up(kQuad * job.group, kQuad) * capacity, what);
   mass = allocate_buffer<float>(kQuad * capacity, what);

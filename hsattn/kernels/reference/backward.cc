@@ -33,8 +33,7 @@ void backward_row(std::span<const double> q, std::span<const double> dout, doubl
 void backward_kv_head(const AttentionInputs& in, double scale, const PlanView& plan, const ConstView& dout_view,
                       const AttentionGradients& grads, Index batch, Index kv_head) {
   const Index group = in.q.heads / in.k.heads, block = plan.shape.block;
-  const Pyramid keys = make_pyramid(load_head(in.k, batch, kv_head), block, plan.shape.pooling);
-  const Pyramid values = make_pyramid(load_head(in.v, batch, kv_head), block, plan.shape.pooling);
+  const auto [keys, values] = pyramids_of(in, plan.shape, batch, kv_head);
   Pyramid dkeys = zero_pyramid(in.k.tokens, in.k.dim, block), dvalues = dkeys;
   for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const Matrix q = load_head(in.q, batch, head), dout = load_head(dout_view, batch, head);
@@ -45,8 +44,13 @@ void backward_kv_head(const AttentionInputs& in, double scale, const PlanView& p
     }
     store_head(dq, grads.dq, batch, head);
   }
-  spread_gradient(dkeys, keys);
-  spread_gradient(dvalues, values);
+  if (!in.pooled) {
+    spread_gradient(dkeys, keys);
+    spread_gradient(dvalues, values);
+  } else if (grads.dpooled) {
+    store_head(nodes_of(dkeys), grads.dpooled->k, batch, kv_head);
+    store_head(nodes_of(dvalues), grads.dpooled->v, batch, kv_head);
+  }
   store_head(dkeys.tokens, grads.dk, batch, kv_head);
   store_head(dvalues.tokens, grads.dv, batch, kv_head);
 }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "hsattn/kernels/reference/reference.h"
 
@@ -81,13 +82,22 @@ RowSoftmax softmax_of_row(std::span<const double> q, double scale, const std::ve
   return softmax;
 }
 
+HeadPyramids pyramids_of(const AttentionInputs& in, const PlanShape& shape, Index batch, Index kv_head) {
+  Matrix k = load_head(in.k, batch, kv_head), v = load_head(in.v, batch, kv_head);
+  if (!in.pooled) {
+    return {make_pyramid(std::move(k), shape.block, shape.pooling),
+            make_pyramid(std::move(v), shape.block, shape.pooling)};
+  }
+  return {pyramid_of(std::move(k), shape.block, load_head(in.pooled->k, batch, kv_head)),
+          pyramid_of(std::move(v), shape.block, load_head(in.pooled->v, batch, kv_head))};
+}
+
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
              Executor& executor) {
   const Index group = in.k.heads == 0 ? 0 : in.q.heads / in.k.heads;
   executor.run(in.k.batch * in.k.heads, [&](Index task) {
     const Index batch = task / in.k.heads, kv_head = task % in.k.heads;
-    const Pyramid keys = make_pyramid(load_head(in.k, batch, kv_head), plan.shape.block, plan.shape.pooling);
-    const Pyramid values = make_pyramid(load_head(in.v, batch, kv_head), plan.shape.block, plan.shape.pooling);
+    const auto [keys, values] = pyramids_of(in, plan.shape, batch, kv_head);
     for (Index g = 0; g < group; ++g) {
       forward_head(in, scale, plan, out, keys, values, batch, kv_head * group + g);
     }

@@ -101,6 +101,26 @@ Pyramid zero_pyramid(Index tokens, Index dim, Index block, Pooling pooling) {
   return pyramid;
 }
 
+Pyramid pyramid_of(Matrix tokens, Index block, const Matrix& nodes) {
+  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block);
+  pyramid.tokens = std::move(tokens);
+  auto from = nodes.data.begin();
+  for (Matrix& level : pyramid.levels) {
+    std::copy_n(from, std::ssize(level.data), level.data.begin());
+    from += std::ssize(level.data);
+  }
+  return pyramid;
+}
+
+Matrix nodes_of(const Pyramid& pyramid) {
+  Matrix nodes(0, pyramid.tokens.dim);
+  for (const Matrix& level : pyramid.levels) {
+    nodes.count += level.count;
+    nodes.data.insert(nodes.data.end(), level.data.begin(), level.data.end());
+  }
+  return nodes;
+}
+
 Pyramid make_pyramid(Matrix tokens, Index block, Pooling pooling) {
   Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block, pooling);
   pyramid.tokens = std::move(tokens);
@@ -126,20 +146,21 @@ void round_row(std::span<const double> x, float factor, int levels, std::span<do
 }
 
 Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling) {
-  Pyramid pyramid = zero_pyramid(tokens.count, tokens.dim, block, pooling);
-  Index nodes = 0;
-  for (const Matrix& level : pyramid.levels) nodes += level.count;
+  Matrix nodes = nodes_of(zero_pyramid(tokens.count, tokens.dim, block));
   std::vector<float> rows(tokens.data.begin(), tokens.data.end());
-  std::vector<float> pooled(static_cast<std::size_t>(nodes * tokens.dim));
+  std::vector<float> pooled(nodes.data.size());
   pool(pooling, {rows.data(), tokens.count, tokens.dim, tokens.dim}, block, tokens.dim, pooled.data());
-  for (Index t = 0; t < tokens.count; ++t) round_row(tokens.row(t), 1.0F, kKeyLevels, pyramid.tokens.row(t));
-  const float* node = pooled.data();
-  for (Matrix& level : pyramid.levels) {
-    for (Index i = 0; i < level.count; ++i, node += tokens.dim) {
-      const std::vector<double> row(node, node + tokens.dim);
-      round_row(row, 1.0F, kKeyLevels, level.row(i));
-    }
-  }
+  std::copy(pooled.begin(), pooled.end(), nodes.data.begin());
+  return make_search_pyramid(tokens, block, nodes);
+}
+
+Pyramid make_search_pyramid(const Matrix& tokens, Index block, const Matrix& nodes) {
+  Pyramid pyramid = pyramid_of(tokens, block, nodes);
+  const auto round = [](Matrix& rows) {
+    for (Index i = 0; i < rows.count; ++i) round_row(std::as_const(rows).row(i), 1.0F, kKeyLevels, rows.row(i));
+  };
+  round(pyramid.tokens);
+  for (Matrix& level : pyramid.levels) round(level);
   return pyramid;
 }
 

@@ -46,12 +46,17 @@ struct Pyramid {
   std::span<const double> row(const Node& node) const;
 };
 
+/// The pyramid of `tokens` whose nodes of all levels, one after another, are given; and a pyramid's nodes like that.
+Pyramid pyramid_of(Matrix tokens, Index block, const Matrix& nodes);
+Matrix nodes_of(const Pyramid& pyramid);
+
 /// Pools bottom up: blocks from tokens, then each level by twos, means weighted by the tokens behind each child.
 Pyramid make_pyramid(Matrix tokens, Index block, Pooling pooling);
 
 /// What the search sees of the keys: tokens and nodes rounded to bytes with one scale for each vector, the nodes pooled
-/// in float32. A vector with NaN or Inf becomes NaN.
+/// in float32 or given. A vector with NaN or Inf becomes NaN.
 Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling);
+Pyramid make_search_pyramid(const Matrix& tokens, Index block, const Matrix& nodes);
 
 /// Rounds factor * x to bytes as float32, and writes the numbers that they stand for.
 void round_row(std::span<const double> x, float factor, int levels, std::span<double> out);

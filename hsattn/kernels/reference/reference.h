@@ -16,14 +16,14 @@ namespace hsattn::reference {
 
 /// Fills `blocks` [batch, kv_heads, queries, slots] with every position's list. `scale` multiplies q.k.
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor);
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys = {});
 
 /// Writes o, and lse if it is not null. `plan` is trusted: see check_plan().
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
              Executor& executor);
 
-/// Overwrites dq, dk, dv. Reads only `saved.dout`: the softmax and o are recomputed in double, so that the gradients
-/// carry no rounding of a stored o or lse.
+/// Overwrites dq, dk, dv and, if asked for, those of pooled nodes. Reads only `saved.dout`: the softmax and o are
+/// recomputed in double, so that the gradients carry no rounding of a stored o or lse.
 void backward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionSaved& saved,
               const AttentionGradients& grads, Executor& executor);
 
@@ -60,6 +60,12 @@ struct Stage {
 std::vector<Index> select_position(const std::vector<std::span<const double>>& queries, const Pyramid& keys,
                                    const PlanShape& shape, const SearchBudget& budget, double scale, Index position,
                                    std::vector<Stage>* trace = nullptr);
+
+/// Tokens and nodes of a head: what is pooled is given, or as the plan's rules say.
+struct HeadPyramids {
+  Pyramid k, v;
+};
+HeadPyramids pyramids_of(const AttentionInputs& in, const PlanShape& shape, Index batch, Index kv_head);
 
 /// Everything that one query attends: tokens of the near run and of the listed blocks, and far nodes.
 std::vector<Node> seen_by(const PlanView& plan, Index batch, Index kv_head, Index query);

@@ -226,13 +226,15 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
 }
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor) {
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   const Index slots = shape.slots();
   if (slots == 0) return;
   const SearchBudget budget(shape, options);
   executor.run(shape.batch * shape.kv_heads, [&](Index task) {
     const Index batch = task / shape.kv_heads, kv_head = task % shape.kv_heads, group = q.heads / k.heads;
-    const Pyramid keys = make_search_pyramid(load_head(k, batch, kv_head), shape.block, shape.pooling);
+    const Matrix tokens = load_head(k, batch, kv_head);
+    const Pyramid keys = pooled_keys ? make_search_pyramid(tokens, shape.block, load_head(*pooled_keys, batch, kv_head))
+                                     : make_search_pyramid(tokens, shape.block, shape.pooling);
     std::vector<Matrix> heads;
     for (Index g = 0; g < group; ++g) heads.push_back(load_head(q, batch, kv_head * group + g));
     for (Index i = 0; i < shape.queries; ++i) {

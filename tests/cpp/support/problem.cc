@@ -53,7 +53,20 @@ std::string describe(const Problem& p) {
                 p.dim, ", layout ", static_cast<int>(p.layout), ", window ", o.window, ", top_k ", o.top_k,
                 ", candidates ", o.candidates, ", block ", o.block, ", sinks ", o.sinks, ", top_nodes ", o.top_nodes,
                 ", beam ", o.beam, ", dense_until ", o.dense_until, ", far_field ", o.far_field, ", levels ", o.levels,
-                ", pooling ", name_of(o.pooling), ", mass ", o.mass, ", min_top_k ", o.min_top_k);
+                ", pooling ", name_of(o.pooling), ", mass ", o.mass, ", min_top_k ", o.min_top_k, ", stride ", o.stride,
+                ", dilation ", o.dilation, ", pattern_seed ", o.pattern_seed);
+}
+
+HsaOptions smallest_budgets(bool far_field) {
+  return {.window = 8,
+          .top_k = 16,
+          .candidates = 32,
+          .block = 4,
+          .sinks = 4,
+          .top_nodes = 8,
+          .beam = 4,
+          .dense_until = 0,
+          .far_field = far_field};
 }
 
 PlanOptions searching_options(Random& random, bool causal) {
@@ -70,6 +83,20 @@ PlanOptions searching_options(Random& random, bool causal) {
   options.hsa.mass = one_of(random, {0.0, 0.0, 0.5, 0.9});
   options.hsa.min_top_k = one_of<Index>(random, {1, 8, 16});
   return options;
+}
+
+PlanOptions listing_options(Random& random, bool causal) {
+  PlanOptions options = searching_options(random, causal);
+  options.pattern = kListingPatterns[uniform(random, 0, std::ssize(kListingPatterns) - 1)];
+  options.hsa.sinks = uniform(random, 0, 12);
+  options.hsa.stride = one_of<Index>(random, {0, 0, 16, 40});
+  options.hsa.dilation = uniform(random, 1, 3);
+  options.hsa.pattern_seed = uniform(random, 0, 1000);
+  return options;
+}
+
+PlanOptions selecting_options(Random& random, bool causal) {
+  return uniform(random, 0, 2) == 0 ? listing_options(random, causal) : searching_options(random, causal);
 }
 
 Tensors<float> random_tensors(const Problem& p, std::uint64_t seed) {

@@ -50,6 +50,19 @@ std::string describe(const Problem& problem);
 /// poolings, with and without a mass budget.
 PlanOptions searching_options(Random& random, bool causal);
 
+/// The same, the smallest of them and fixed: every stage acts on 100 tokens.
+HsaOptions smallest_budgets(bool far_field = true);
+
+/// The patterns whose lists follow from the position alone.
+inline constexpr Pattern kListingPatterns[] = {Pattern::kSparseTransformer, Pattern::kSparseTransformerFixed,
+                                               Pattern::kLongformer, Pattern::kBigBird};
+
+/// One of them, with small budgets, a stride, dilation or seed of its own or none.
+PlanOptions listing_options(Random& random, bool causal);
+
+/// One of searching_options() or, each third time, of listing_options().
+PlanOptions selecting_options(Random& random, bool causal);
+
 template <class T>
 struct Tensors {
   Tensor<T> q, k, v, dout;

@@ -1,0 +1,69 @@
+#include "hsattn/plan/budgets.h"
+
+#include <cmath>
+#include <string>
+
+#include "hsattn/base/error.h"
+
+namespace hsattn {
+namespace {
+
+constexpr double kMillion = 1e6;
+
+// The one definition of the order.
+template <class Options, class Each>
+void for_each_budget(Options& o, const Each& each) {
+  each("window", o.window);
+  each("top_k", o.top_k);
+  each("candidates", o.candidates);
+  each("block", o.block);
+  each("sinks", o.sinks);
+  each("top_nodes", o.top_nodes);
+  each("beam", o.beam);
+  each("dense_until", o.dense_until);
+  each("far_field", o.far_field);
+  each("levels", o.levels);
+  each("pooling", o.pooling);
+  each("mass", o.mass);
+  each("min_top_k", o.min_top_k);
+  each("stride", o.stride);
+  each("dilation", o.dilation);
+  each("pattern_seed", o.pattern_seed);
+}
+
+Index number_of(Index x) { return x; }
+Index number_of(bool x) { return x ? 1 : 0; }
+Index number_of(Pooling x) { return x == Pooling::kMax ? 1 : 0; }
+Index number_of(double x) { return std::llround(x * kMillion); }
+
+void read(const char* /*name*/, Index number, Index& to) { to = number; }
+void read(const char* /*name*/, Index number, double& to) { to = static_cast<double>(number) / kMillion; }
+void read(const char* name, Index number, bool& to) {
+  check(number == 0 || number == 1, "budgets: ", name, " is ", number, "; it must be 0 or 1");
+  to = number == 1;
+}
+void read(const char* name, Index number, Pooling& to) {
+  check(number == 0 || number == 1, "budgets: ", name, " is ", number, "; it must be 0 (mean) or 1 (max)");
+  to = number == 1 ? Pooling::kMax : Pooling::kMean;
+}
+
+}  // namespace
+
+std::vector<Index> budgets_of(const HsaOptions& options) {
+  std::vector<Index> budgets;
+  for_each_budget(options, [&](const char*, const auto& value) { budgets.push_back(number_of(value)); });
+  return budgets;
+}
+
+HsaOptions options_of_budgets(std::span<const Index> budgets) {
+  HsaOptions options;
+  std::string names;
+  std::size_t count = 0;
+  for_each_budget(options, [&](const char* name, const auto&) { names += concat(count++ == 0 ? "" : ", ", name); });
+  check(budgets.size() == count, "budgets: there are ", budgets.size(), " numbers; there must be ", count, ": ", names);
+  auto number = budgets.begin();
+  for_each_budget(options, [&](const char* name, auto& value) { read(name, *number++, value); });
+  return options;
+}
+
+}  // namespace hsattn
