@@ -23,6 +23,7 @@ struct Command {
 };
 
 Command prepare_command();
+Command tokenizer_command();
 Command train_command();
 Command eval_command();
 Command bench_command();

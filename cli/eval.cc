@@ -9,6 +9,11 @@
 namespace hsattn::cli {
 namespace {
 
+// Of units of text: all the loss, spread over them. Not a number if there are none.
+double perplexity_per(Index units, const lm::EvalResult& e) {
+  return std::exp(e.loss * static_cast<double>(e.tokens) / static_cast<double>(units));
+}
+
 void print_json(const lm::EvalOptions& o, const lm::EvalReport& r, std::ostream& out) {
   const lm::EvalResult& e = r.result;
   const nlohmann::ordered_json json = {{"model", r.model_file},
@@ -18,8 +23,12 @@ void print_json(const lm::EvalOptions& o, const lm::EvalReport& r, std::ostream&
                                        {"context", o.context},
                                        {"windows", e.windows},
                                        {"tokens", e.tokens},
+                                       {"bytes", e.bytes},
+                                       {"words", e.words},
                                        {"eval_loss", e.loss},
                                        {"eval_perplexity", std::exp(e.loss)},
+                                       {"eval_perplexity_per_word", perplexity_per(e.words, e)},
+                                       {"eval_perplexity_per_byte", perplexity_per(e.bytes, e)},
                                        {"eval_perplexity_last_quarter", std::exp(e.loss_last_quarter)},
                                        {"forward_ms", e.forward_ms},
                                        {"tokens_per_s", e.tokens_per_s},
@@ -32,10 +41,12 @@ void print_table(const lm::EvalOptions& o, const lm::EvalReport& r, std::ostream
   const lm::EvalResult& e = r.result;
   out << "model                           " << r.model_file << "\n"
       << "attention                       " << r.attention.attention << ", " << r.precision << "\n"
-      << "text                            " << e.windows << " windows of " << o.context << " bytes of " << r.data_file
+      << "text                            " << e.windows << " windows of " << o.context << " tokens of " << r.data_file
       << "\n"
-      << "perplexity per byte             " << fixed(std::exp(e.loss), 4) << "\n"
+      << "perplexity per token            " << fixed(std::exp(e.loss), 4) << "\n"
       << "  last quarter of the context   " << fixed(std::exp(e.loss_last_quarter), 4) << "\n"
+      << "perplexity per word             " << fixed(perplexity_per(e.words, e), 4) << "  (" << e.words << " words)\n"
+      << "perplexity per byte             " << fixed(perplexity_per(e.bytes, e), 4) << "  (" << e.bytes << " bytes)\n"
       << "forward pass of one window      " << fixed(e.forward_ms, 1) << " ms, " << fixed(100 * e.attention_share, 0)
       << "% of it attention\n";
 }
@@ -72,7 +83,7 @@ void print(std::ostream& out) {
 }  // namespace
 
 Command eval_command() {
-  return {"eval", "perplexity per byte of a model on held-out text",
+  return {"eval", "perplexity of a model on held-out text per token, word and byte",
           "  hsattn eval --model runs/hsa --data runs/data --context 4096\n"
           "  hsattn eval --model runs/sdpa --data runs/data --attention hsa --preset any_model --json\n",
           run, print};

@@ -107,7 +107,7 @@ void print_result(const lm::TrainOptions& options, const lm::TrainResult& r, boo
   out << options.run << ": step " << r.last.step << " of " << options.steps;
   if (r.last.loss > 0) out << ", loss " << fixed(r.last.loss, 4) << ", " << short_number(r.tokens_per_s) << " tokens/s";
   if (r.evaluated) {
-    out << ", held-out perplexity per byte " << fixed(std::exp(r.evaluation.loss), 4) << " (last quarter "
+    out << ", held-out perplexity per token " << fixed(std::exp(r.evaluation.loss), 4) << " (last quarter "
         << fixed(std::exp(r.evaluation.loss_last_quarter), 4) << ")";
   }
   out << "\n";
@@ -149,6 +149,7 @@ Command train_command() {
           "  hsattn train --data runs/data --run runs/hsa --attention hsa --context 4096 --steps 600\n"
           "  hsattn train --data runs/data --run runs/sdpa --attention sdpa --context 4096 --steps 600\n"
           "  hsattn train --data runs/data --run runs/pooled --pooling attention --context 4096 --steps 600\n"
+          "  hsattn train --data runs/data --run runs/linformer --attention linformer --context 4096 --longest 4096\n"
           "  hsattn train --run runs/hsa --resume\n",
           run, print};
 }

@@ -8,6 +8,8 @@
 #include "hsattn/base/executor.h"
 #include "hsattn/base/types.h"
 #include "hsattn/base/view.h"
+#include "hsattn/baselines/linear.h"
+#include "hsattn/baselines/linformer.h"
 #include "hsattn/plan/options.h"
 #include "hsattn/plan/plan.h"
 #include "hsattn/plan/sequences.h"

@@ -16,16 +16,6 @@ Tensor new_lists(const Tensor& like, const PlanShape& shape) {
 
 Tensor no_lists(const Tensor& like) { return new_tensor(like, {0}, ScalarType::Int); }
 
-// lse as the kernels read it; its shape is checked here because a pointer has none.
-Tensor readable_lse(const Tensor& lse, const Tensor& q) {
-  check_on_cpu("attention_backward", "lse", lse);
-  const bool fits = lse.dim() == 3 && lse.size(0) == q.size(0) && lse.size(1) == q.size(1) && lse.size(2) == q.size(2);
-  check(fits && lse.scalar_type() == lse_type_of(q), "attention_backward: lse has shape ", shape_of(lse), " and type ",
-        torch::headeronly::toString(lse.scalar_type()), ", q has ", shape_of(q),
-        "; lse must be [batch, heads, queries] and ", torch::headeronly::toString(lse_type_of(q)));
-  return torch::stable::contiguous(lse);
-}
-
 // What the caller pooled, as the kernels read it.
 struct Pooled {
   Tensor k, v;
@@ -107,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   const Tensor v = readable(kWho, "v", v_given);
   const Tensor o = readable(kWho, "o", o_given);
   const Tensor dout = readable(kWho, "dout", dout_given);
-  const Tensor lse = readable_lse(lse_given, q);
+  const Tensor lse = readable_lse(kWho, lse_given, q);
   const std::optional<Pooled> pooled = readable_pooled(kWho, pooled_k, pooled_v);
   const PlanShape shape = shape_for(options, q, k);
   TorchExecutor executor;

@@ -55,6 +55,40 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(const Tensor& dpooled_k, const 
 /// Parameters to start from, for heads as long as the last size of `like`; float32, for a `like` of float64 that.
 Tensor initial_pooler(const Tensor& like, const std::string& pooling);
 
+/// o of linear attention; `features` [features, dim], float32: performer's, else elu + 1. See baselines/linear.h.
+Tensor linear_attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                const std::optional<Tensor>& features, bool causal, std::optional<double> scale,
+                                const std::optional<Tensor>& sequences);
+
+std::tuple<Tensor, Tensor, Tensor> linear_attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
+                                                             const Tensor& v, const Tensor& o,
+                                                             const std::optional<Tensor>& features, bool causal,
+                                                             std::optional<double> scale,
+                                                             const std::optional<Tensor>& sequences);
+
+/// o and the state after, [B, Hkv, features + 1, d + 1], float32 (float64 if q is).
+std::tuple<Tensor, Tensor> linear_attention_step(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                 const std::optional<Tensor>& features, std::optional<double> scale,
+                                                 const std::optional<Tensor>& state);
+
+/// Fills `out` [features, dim] with performer's features.
+void draw_features(const Tensor& out, Index seed);
+
+/// o and lse of linformer; `project_keys` and `project_values` [rank, longest], float32 (float64 if q is). See
+/// baselines/linformer.h.
+std::tuple<Tensor, Tensor> linformer_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                             const Tensor& project_keys, const Tensor& project_values, Index segment,
+                                             bool causal, std::optional<double> scale,
+                                             const std::optional<Tensor>& sequences);
+
+/// dq, dk, dv and the gradients of the projections.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linformer_backward(const Tensor& dout, const Tensor& q,
+                                                                      const Tensor& k, const Tensor& v, const Tensor& o,
+                                                                      const Tensor& lse, const Tensor& project_keys,
+                                                                      const Tensor& project_values, Index segment,
+                                                                      bool causal, std::optional<double> scale,
+                                                                      const std::optional<Tensor>& sequences);
+
 /// Sequences [count, 5] from offsets, int32 or int64 [count + 1]; the keys' are the queries' if not given.
 Tensor packed_sequences(const Tensor& first_queries, const std::optional<Tensor>& first_keys);
 

@@ -26,6 +26,24 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
       "block) "
       "-> (Tensor dk, Tensor dv, Tensor dparameters)");
   m.def("initial_pooler(Tensor like, str pooling) -> Tensor");
+  m.def(
+      "linear_attention_forward(Tensor q, Tensor k, Tensor v, Tensor? features, bool causal, float? scale, "
+      "Tensor? sequences=None) -> Tensor");
+  m.def(
+      "linear_attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor? features, bool causal, "
+      "float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor dk, Tensor dv)");
+  m.def(
+      "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? features, float? scale, Tensor? state) -> "
+      "(Tensor o, Tensor after)");
+  m.def(
+      "linformer_forward(Tensor q, Tensor k, Tensor v, Tensor project_keys, Tensor project_values, int segment, "
+      "bool causal, float? scale, Tensor? sequences=None) -> (Tensor o, Tensor lse)");
+  m.def(
+      "linformer_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor project_keys, "
+      "Tensor project_values, int segment, bool causal, float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor "
+      "dk, "
+      "Tensor dv, Tensor dproject_keys, Tensor dproject_values)");
+  m.def("draw_features(Tensor(a!) out, int seed) -> ()");
   m.def("packed_sequences(Tensor first_queries, Tensor? first_keys) -> Tensor");
   m.def("padded_sequences(Tensor mask, int queries) -> Tensor");
   m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
@@ -44,6 +62,12 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("pool_forward", TORCH_BOX(&hsattn::torch_ops::pool_forward));
   m.impl("pool_backward", TORCH_BOX(&hsattn::torch_ops::pool_backward));
   m.impl("initial_pooler", TORCH_BOX(&hsattn::torch_ops::initial_pooler));
+  m.impl("linear_attention_forward", TORCH_BOX(&hsattn::torch_ops::linear_attention_forward));
+  m.impl("linear_attention_backward", TORCH_BOX(&hsattn::torch_ops::linear_attention_backward));
+  m.impl("linear_attention_step", TORCH_BOX(&hsattn::torch_ops::linear_attention_step));
+  m.impl("linformer_forward", TORCH_BOX(&hsattn::torch_ops::linformer_forward));
+  m.impl("linformer_backward", TORCH_BOX(&hsattn::torch_ops::linformer_backward));
+  m.impl("draw_features", TORCH_BOX(&hsattn::torch_ops::draw_features));
   m.impl("packed_sequences", TORCH_BOX(&hsattn::torch_ops::packed_sequences));
   m.impl("padded_sequences", TORCH_BOX(&hsattn::torch_ops::padded_sequences));
   m.impl("plan_map", TORCH_BOX(&hsattn::torch_ops::plan_map));

@@ -9,25 +9,30 @@
 
 namespace hsattn::torch_ops {
 
+/// Checked against each other and the tensors.
+inline std::vector<Sequence> sequences_from(const char* who, const Tensor& given, const Tensor& q, const Tensor& k) {
+  check_on_cpu(who, "sequences", given);
+  check(given.scalar_type() == ScalarType::Long && given.dim() == 2 && given.size(1) == 5, who,
+        ": sequences has shape ", shape_of(given), " and type ", torch::headeronly::toString(given.scalar_type()),
+        "; it must be [count, 5] and Long (int64)");
+  const Tensor rows = torch::stable::contiguous(given);
+  const auto* row = static_cast<const Index*>(rows.const_data_ptr());
+  std::vector<Sequence> sequences;
+  for (Index i = 0; i < rows.size(0); ++i, row += 5) {
+    sequences.push_back({row[0], {row[1], row[2]}, {row[3], row[4]}});
+  }
+  check_sequences(who, sequences, q.size(0), q.size(2), k.size(2));
+  tokens_of_none(who, "queries", sequences, &Sequence::queries, q.size(0), q.size(2));  // each in one at most
+  return sequences;
+}
+
 /// The sequences of a call and the rules of their plans, whose lists lie one after another in a flat tensor.
 struct SequencePlans {
   std::vector<Sequence> sequences;
   std::vector<PlanShape> shapes;
 
-  SequencePlans(const char* who, const Tensor& given, const PlanOptions& options, const Tensor& q, const Tensor& k) {
-    check_on_cpu(who, "sequences", given);
-    check(given.scalar_type() == ScalarType::Long && given.dim() == 2 && given.size(1) == 5, who,
-          ": sequences has shape ", shape_of(given), " and type ", torch::headeronly::toString(given.scalar_type()),
-          "; it must be [count, 5] and Long (int64)");
-    const Tensor rows = torch::stable::contiguous(given);
-    const auto* row = static_cast<const Index*>(rows.const_data_ptr());
-    for (Index i = 0; i < rows.size(0); ++i, row += 5) {
-      sequences.push_back({row[0], {row[1], row[2]}, {row[3], row[4]}});
-    }
-    check_sequences(who, sequences, q.size(0), q.size(2), k.size(2));
-    tokens_of_none(who, "queries", sequences, &Sequence::queries, q.size(0), q.size(2));  // so that lists fit
-    shapes = plan_shapes(options, k.size(1), sequences);
-  }
+  SequencePlans(const char* who, const Tensor& given, const PlanOptions& options, const Tensor& q, const Tensor& k)
+      : sequences(sequences_from(who, given, q, k)), shapes(plan_shapes(options, k.size(1), sequences)) {}
 
   /// Room for any sequences of the whole call, filled with -1: its size must not depend on what `sequences` holds.
   static Tensor new_lists(const Tensor& like, const PlanShape& whole) {

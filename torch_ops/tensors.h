@@ -55,6 +55,16 @@ inline Tensor readable(const char* who, const char* name, const Tensor& t) {
   return t.size(3) > 1 && t.stride(3) != 1 ? torch::stable::contiguous(t) : t;
 }
 
+/// lse [batch, heads, queries] as the kernels read it; its shape is checked here because a pointer has none.
+inline Tensor readable_lse(const char* who, const Tensor& lse, const Tensor& q) {
+  check_on_cpu(who, "lse", lse);
+  const bool fits = lse.dim() == 3 && lse.size(0) == q.size(0) && lse.size(1) == q.size(1) && lse.size(2) == q.size(2);
+  check(fits && lse.scalar_type() == lse_type_of(q), who, ": lse has shape ", shape_of(lse), " and type ",
+        torch::headeronly::toString(lse.scalar_type()), ", q has ", shape_of(q),
+        "; lse must be [batch, heads, queries] and ", torch::headeronly::toString(lse_type_of(q)));
+  return torch::stable::contiguous(lse);
+}
+
 template <class Pointer>
 BasicView<Pointer> view_with(Pointer data, const Tensor& t) {
   return {data,       dtype_of("tensor", "it", t), t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1),

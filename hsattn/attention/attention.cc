@@ -53,6 +53,7 @@ void attention_backward(const AttentionInputs& in, const PlanView& plan, const A
                         const AttentionGradients& grads, Executor& executor) {
   check_inputs("attention_backward", in);
   check_plan_fits("attention_backward", in, plan);
+  check_saved_lse("attention_backward", in, saved.lse);
   check_gradients("attention_backward", in, saved, grads);
   check_gradients_of_pooled("attention_backward", in, plan.shape.far_field, saved, grads);
   dispatch::backward(in, plan, saved, grads, executor);

@@ -77,7 +77,6 @@ void check_gradients(const char* who, const AttentionInputs& in, const Attention
                      const AttentionGradients& grads) {
   check_same(who, "dout", saved.dout, "q", in.q);
   check_same(who, "o", saved.o, "q", in.q);
-  check(saved.lse != nullptr || in.q.elements() == 0, who, ": lse has no memory; the forward pass must have kept it");
   const ConstView dq = as_const(grads.dq), dk = as_const(grads.dk), dv = as_const(grads.dv);
   check_same(who, "dq", dq, "q", in.q);
   check_same(who, "dk", dk, "k", in.k);
@@ -118,6 +117,10 @@ void check_gradients_of_pooled(const char* who, const AttentionInputs& in, bool 
                  bytes_of("dout", saved.dout), bytes_of("o", saved.o), bytes_of_lse("lse", saved.lse, in.q)});
   }
   check_apart(who, bk, {bv});
+}
+
+void check_saved_lse(const char* who, const AttentionInputs& in, const void* lse) {
+  check(lse != nullptr || in.q.elements() == 0, who, ": lse has no memory; the forward pass must have kept it");
 }
 
 void check_memory_for_lists(const char* who, const std::int32_t* blocks, Index elements) {

@@ -23,13 +23,17 @@ void check_plan_fits(const char* who, const AttentionInputs& in, const PlanView&
 /// o has q's shape and type and shares no memory with q, k, v or lse.
 void check_outputs(const char* who, const AttentionInputs& in, const AttentionOutputs& out);
 
-/// dout, o, lse and the gradients have the right shapes and types; gradients share no memory with anything else.
+/// dout, o, lse (or null) and the gradients have the right shapes and types; gradients share no memory with anything
+/// else.
 void check_gradients(const char* who, const AttentionInputs& in, const AttentionSaved& saved,
                      const AttentionGradients& grads);
 
 /// Gradients of pooled keys and values are there if the far field gives them any, and lie apart from everything else.
 void check_gradients_of_pooled(const char* who, const AttentionInputs& in, bool far_field, const AttentionSaved& saved,
                                const AttentionGradients& grads);
+
+/// The forward pass has kept lse.
+void check_saved_lse(const char* who, const AttentionInputs& in, const void* lse);
 
 /// There is memory for lists of `elements` ids.
 void check_memory_for_lists(const char* who, const std::int32_t* blocks, Index elements);

@@ -45,8 +45,7 @@ void with_errors_of(const char* who, const Body& body) {
 const char* kernel_name(DType type) {
   if (type == DType::kFloat64) return "reference";
   const Isa isa = selected_isa();
-  if (type == DType::kBFloat16) return name_of(isa);  // the only type that products of bfloat16 are for
-  return name_of(isa == Isa::kAvx512BFloat16 ? Isa::kAvx512 : isa == Isa::kPortableBFloat16 ? Isa::kPortable : isa);
+  return name_of(type == DType::kBFloat16 ? isa : without_pair_products(isa));
 }
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,

@@ -210,6 +210,7 @@ void attention_backward(const AttentionInputs& in, std::span<const Sequence> seq
   constexpr const char* kWho = "attention_backward";
   check_inputs_and_sequences(kWho, in, sequences);
   check_plans(kWho, in, sequences, plans);
+  check_saved_lse(kWho, in, saved.lse);
   check_gradients(kWho, in, saved, grads);
   const std::vector<BatchRange> queries = queries_of_none(kWho, sequences, in.q);
   const std::vector<BatchRange> keys =

@@ -66,6 +66,8 @@ void add_file(const std::string& path, const std::string& field, bool from_folde
   }
 }
 
+}  // namespace
+
 std::vector<std::string> files_under(const std::string& folder) {
   std::vector<std::string> files;
   try {
@@ -80,8 +82,6 @@ std::vector<std::string> files_under(const std::string& folder) {
   std::sort(files.begin(), files.end());
   return files;
 }
-
-}  // namespace
 
 Documents read_documents(const std::vector<std::string>& paths, const std::string& field) {
   Documents out;

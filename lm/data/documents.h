@@ -23,4 +23,7 @@ struct Documents {
 /// Throws FileError: missing or damaged files, lines that are no objects with the field, nothing found.
 Documents read_documents(const std::vector<std::string>& paths, const std::string& field);
 
+/// All files under a folder, in order of their paths; hidden ones left out. Throws FileError.
+std::vector<std::string> files_under(const std::string& folder);
+
 }  // namespace hsattn::lm

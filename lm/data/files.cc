@@ -17,6 +17,15 @@ namespace {
   throw FileError(concat("cannot ", what, " ", path, ": ", std::strerror(error)));
 }
 
+void write_all(int descriptor, std::string_view bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t done = ::write(descriptor, bytes.data(), bytes.size());
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) fail("write", path);
+    bytes.remove_prefix(static_cast<std::size_t>(done));
+  }
+}
+
 }  // namespace
 
 void Fnv64::add(const void* data, std::size_t bytes) {
@@ -48,14 +57,7 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(const void* data, Index bytes) {
-  const auto* at = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t done = ::write(descriptor_, at, static_cast<std::size_t>(bytes));
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) fail("write", path_);
-    at += done;
-    bytes -= done;
-  }
+  write_all(descriptor_, {static_cast<const char*>(data), static_cast<std::size_t>(bytes)}, path_);
 }
 
 void AtomicFile::write_at(Index offset, const void* data, Index bytes) {
@@ -68,6 +70,61 @@ void AtomicFile::commit() {
   descriptor_ = -1;
   if (closed != 0) fail("write", path_);
   if (!in_place_ && ::rename(part_.c_str(), path_.c_str()) != 0) fail("rename", part_);
+}
+
+AppendFile::AppendFile(const std::string& path, std::uint64_t length) : path_(path) {
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail("write", path);
+  struct stat info{};
+  const bool known = ::fstat(descriptor_, &info) == 0;
+  const auto end = static_cast<off_t>(length);
+  if (!known || info.st_size < end || ::ftruncate(descriptor_, end) != 0 ||
+      ::lseek(descriptor_, end, SEEK_SET) != end) {
+    ::close(descriptor_);
+    if (known && info.st_size < end) {
+      throw FileError(concat(path, ": ", info.st_size, " bytes; at least ", length, " were written before"));
+    }
+    fail("write", path);
+  }
+}
+
+AppendFile::~AppendFile() { ::close(descriptor_); }
+
+void AppendFile::write(std::string_view bytes) {
+  constexpr std::size_t kBuffer = 1 << 20;
+  buffer_.append(bytes);
+  if (buffer_.size() >= kBuffer) flush();
+}
+
+void AppendFile::flush() {
+  write_all(descriptor_, buffer_, path_);
+  buffer_.clear();
+}
+
+void AppendFile::sync() {
+  flush();
+  if (::fsync(descriptor_) != 0) fail("write", path_);
+}
+
+void AppendFile::read_all(const std::function<void(std::string_view)>& body) const {
+  std::string piece(1 << 20, '\0');
+  for (off_t at = 0;;) {
+    const ssize_t got = ::pread(descriptor_, piece.data(), piece.size(), at);
+    if (got < 0) fail("read", path_);
+    if (got == 0) return;
+    body({piece.data(), static_cast<std::size_t>(got)});
+    at += got;
+  }
+}
+
+void AppendFile::overwrite(std::uint64_t offset, std::string_view bytes) {
+  const ssize_t done = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+  if (done != static_cast<ssize_t>(bytes.size())) fail("write", path_);
+}
+
+void AppendFile::rename(const std::string& path) {
+  if (::rename(path_.c_str(), path.c_str()) != 0) fail("rename", path_);
+  path_ = path;
 }
 
 void write_file(const std::string& path, std::string_view text) {

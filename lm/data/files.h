@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -19,6 +20,9 @@ class FileError : public Error {
 /// 64-bit FNV-1a over bytes: tells whether a file changed, not whether someone changed it on purpose.
 class Fnv64 {
  public:
+  Fnv64() = default;
+  /// Goes on from an earlier value().
+  explicit Fnv64(std::uint64_t state) : state_(state) {}
   void add(const void* data, std::size_t bytes);
   std::uint64_t value() const { return state_; }
 
@@ -49,6 +53,30 @@ class AtomicFile {
   std::string path_, part_;
   int descriptor_ = -1;
   bool in_place_ = false;
+};
+
+/// A file that grows at its end, through a buffer; not atomic.
+class AppendFile {
+ public:
+  /// Makes the file, or cuts one that is there to `length` bytes. Throws FileError if it is shorter.
+  AppendFile(const std::string& path, std::uint64_t length);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  void write(std::string_view bytes);
+  void flush();
+  /// Flushes, then waits until the disk has it.
+  void sync();
+  /// Calls `body` with all bytes from the start, piece by piece. What is not flushed is not among them.
+  void read_all(const std::function<void(std::string_view)>& body) const;
+  /// Overwrites bytes that are flushed.
+  void overwrite(std::uint64_t offset, std::string_view bytes);
+  void rename(const std::string& path);
+
+ private:
+  std::string path_, buffer_;
+  int descriptor_ = -1;
 };
 
 void write_file(const std::string& path, std::string_view text);

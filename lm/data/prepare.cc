@@ -8,15 +8,22 @@
 #include "hsattn/base/error.h"
 #include "lm/data/documents.h"
 #include "lm/data/files.h"
+#include "lm/data/text_encoder.h"
 #include "lm/data/token_file.h"
+#include "lm/data/token_writer.h"
 
 namespace hsattn::lm {
 namespace {
 
 constexpr std::size_t kDocumentsForSplit = 20;  // below, whole documents are too coarse a share
 
+// A document or a part of one; views of what was read.
+struct Piece {
+  std::string_view name, text;
+};
+
 struct Split {
-  std::vector<std::string_view> train, held_out;
+  std::vector<Piece> train, held_out;
 };
 
 // Ranks documents by a hash of seed and text and holds out the first ones until they reach the share; order kept.
@@ -41,18 +48,26 @@ Split split_by_document(const std::vector<Document>& documents, double fraction,
   }
   Split split;
   for (std::size_t i = 0; i < documents.size(); ++i) {
-    (held[i] ? split.held_out : split.train).push_back(documents[i].text);
+    (held[i] ? split.held_out : split.train).push_back({documents[i].name, documents[i].text});
   }
   return split;
+}
+
+// `at`, or the first byte behind it that does not go on with a character of UTF-8.
+std::size_t start_of_character(std::string_view text, std::size_t at) {
+  const std::size_t last = std::min(text.size(), at + 3);
+  while (at < last && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) ++at;
+  return at;
 }
 
 Split split_tails(const std::vector<Document>& documents, double fraction) {
   Split split;
   for (const Document& document : documents) {
     const std::string_view text = document.text;
-    const auto tail = static_cast<std::size_t>(fraction * static_cast<double>(text.size()));
-    split.train.push_back(text.substr(0, text.size() - tail));
-    if (tail > 0) split.held_out.push_back(text.substr(text.size() - tail));
+    const std::size_t cut =
+        start_of_character(text, text.size() - static_cast<std::size_t>(fraction * static_cast<double>(text.size())));
+    split.train.push_back({document.name, text.substr(0, cut)});
+    if (cut < text.size()) split.held_out.push_back({document.name, text.substr(cut)});
   }
   return split;
 }
@@ -65,24 +80,49 @@ void check_prepare_options(const PrepareOptions& o) {
   check(o.fraction >= 0 && o.fraction <= 0.5, "prepare: fraction is ", o.fraction, "; 0 to 0.5 is right");
 }
 
-void write_summary(const PrepareOptions& o, const PrepareResult& r) {
-  const nlohmann::ordered_json summary = {
-      {"input", o.input},
-      {"held_out", o.held_out},
-      {"split", r.split},
-      {"fraction", o.fraction},
-      {"seed", o.seed},
-      {"token", "byte; 0 ends a document"},
-      {"train", {{"tokens", r.train_tokens}, {"documents", r.train_documents}, {"hash", r.train_hash}}},
-      {"heldout", {{"tokens", r.held_out_tokens}, {"documents", r.held_out_documents}, {"hash", r.held_out_hash}}},
-      {"skipped", r.skipped}};
-  write_file(o.out + "/data.json", summary.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+void write_part(const std::string& path, const std::vector<Piece>& pieces, TextEncoder& encoder,
+                std::vector<std::string>& bad) {
+  TokenFileWriter writer(path, encoder.format());
+  std::vector<Token> tokens;
+  for (const Piece& piece : pieces) {
+    try {
+      encoder.encode(piece.text, tokens);
+    } catch (const InvalidArgument& error) {
+      bad.push_back(concat(piece.name, ": ", error.what()));
+      continue;
+    }
+    writer.add(tokens);
+  }
+  writer.commit();
 }
 
 }  // namespace
 
+void write_summary(const PrepareOptions& o, const PrepareResult& r) {
+  nlohmann::ordered_json summary = {
+      {"corpus", r.corpus},
+      {"input", o.input},
+      {"from", o.from},
+      {"held_out", o.held_out},
+      {"split", r.split},
+      {"fraction", o.fraction},
+      {"seed", o.seed},
+      {"token", o.tokenizer.empty() ? "bytes; 0 ends a document" : o.tokenizer},
+      {"vocabulary", r.vocabulary},
+      {"train", {{"tokens", r.train_tokens}, {"documents", r.train_documents}, {"hash", r.train_hash}}},
+      {"heldout", {{"tokens", r.held_out_tokens}, {"documents", r.held_out_documents}, {"hash", r.held_out_hash}}}};
+  if (!r.test_hash.empty()) {
+    summary["test"] = {{"tokens", r.test_tokens}, {"documents", r.test_documents}, {"hash", r.test_hash}};
+  }
+  summary["skipped"] = r.skipped;
+  summary["bad_documents"] = r.bad_documents;
+  summary["bad"] = r.bad;
+  write_file(o.out + "/data.json", summary.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
 PrepareResult prepare(const PrepareOptions& options) {
   check_prepare_options(options);
+  TextEncoder encoder(options.tokenizer);
   const Documents documents = read_documents(options.input, options.field);
   const Documents apart = read_documents(options.held_out, options.field);
   PrepareResult result;
@@ -92,8 +132,8 @@ PrepareResult prepare(const PrepareOptions& options) {
   Split split;
   if (!apart.items.empty()) {
     result.split = "given";
-    for (const Document& document : documents.items) split.train.push_back(document.text);
-    for (const Document& document : apart.items) split.held_out.push_back(document.text);
+    for (const Document& document : documents.items) split.train.push_back({document.name, document.text});
+    for (const Document& document : apart.items) split.held_out.push_back({document.name, document.text});
   } else {
     const bool many = documents.items.size() >= kDocumentsForSplit;
     result.split = options.split == "auto" ? (many ? "document" : "tail") : options.split;
@@ -103,8 +143,11 @@ PrepareResult prepare(const PrepareOptions& options) {
 
   make_folder(options.out);
   const std::string train_path = options.out + "/train.tokens", held_out_path = options.out + "/heldout.tokens";
-  write_byte_tokens(train_path, split.train);
-  write_byte_tokens(held_out_path, split.held_out);
+  write_part(train_path, split.train, encoder, result.bad);
+  write_part(held_out_path, split.held_out, encoder, result.bad);
+  result.bad_documents = static_cast<Index>(result.bad.size());
+  if (encoder.tokenizer() != nullptr) write_file(options.out + "/" + kTokenizerFile, read_file(options.tokenizer));
+  result.vocabulary = encoder.format().vocabulary;
   const TokenFile train(train_path), held_out(held_out_path);  // read back: the files are whole
   result.train_tokens = train.tokens();
   result.train_documents = train.documents();

@@ -14,8 +14,9 @@
 namespace hsattn::lm {
 namespace {
 
-constexpr char kMagic[8] = {'H', 'S', 'A', 'T', 'T', 'O', 'K', '1'};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint64_t kLargestVocabulary = 1ull << 32;
+
+std::uint64_t rounded_up(std::uint64_t bytes) { return (bytes + 7) / 8 * 8; }
 
 struct Descriptor {
   int value;
@@ -43,9 +44,8 @@ TokenFile::TokenFile(const std::string& path, bool verify) : path_(path) {
   void* memory = ::mmap(nullptr, mapped_, PROT_READ, MAP_PRIVATE, file.value, 0);
   if (memory == MAP_FAILED) throw FileError(concat("cannot map ", path, ": ", std::strerror(errno)));
   memory_ = static_cast<const unsigned char*>(memory);
-  // The mapping starts at a page and the header has 64 bytes, so the starts are aligned.
-  starts_ = {reinterpret_cast<const std::uint64_t*>(memory_ + sizeof header_), header_.documents + 1};
-  tokens_ = memory_ + sizeof header_ + 8 * (header_.documents + 1);
+  // The mapping starts at a page and offsets are multiples of 8, so the starts are aligned.
+  starts_ = {reinterpret_cast<const std::uint64_t*>(memory_ + starts_at_), header_.documents + 1};
   try {
     check_starts();
     if (verify) check_hash();
@@ -59,20 +59,30 @@ TokenFile::~TokenFile() {
   if (memory_ != nullptr) ::munmap(const_cast<unsigned char*>(memory_), mapped_);
 }
 
-void TokenFile::check_sizes(std::uint64_t bytes) const {
+void TokenFile::check_sizes(std::uint64_t bytes) {
   const auto fail = [&](auto... parts) { throw FileError(concat(path_, ": ", parts...)); };
-  if (std::memcmp(header_.magic, kMagic, sizeof kMagic) != 0) fail("not a token file; `hsattn prepare` writes them");
-  if (header_.version != kVersion) fail("version ", header_.version, "; this program reads version ", kVersion);
-  if (header_.token_width != 1 && header_.token_width != 2)
-    fail(header_.token_width, " bytes per token; 1 or 2 are right");
-  const std::uint64_t rest = bytes - sizeof header_;
-  // Compared by division, so that absurd counts cannot overflow.
-  if (header_.documents >= rest / 8) fail("says ", header_.documents, " documents, but has only ", bytes, " bytes");
-  const std::uint64_t token_bytes = rest - 8 * (header_.documents + 1);
-  if (token_bytes % header_.token_width != 0 || header_.tokens != token_bytes / header_.token_width) {
-    fail("says ", header_.tokens, " tokens of ", header_.token_width, " bytes, but has ", token_bytes,
-         " bytes of tokens");
+  TokenFileHeader& h = header_;
+  if (std::memcmp(h.magic, kTokenFileMagic, sizeof h.magic) != 0)
+    fail("not a token file; `hsattn prepare` writes them");
+  if (h.version != 1 && h.version != kTokenFileVersion) {
+    fail("version ", h.version, "; this program reads versions 1 and ", kTokenFileVersion);
   }
+  if (h.token_width != 1 && h.token_width != 2 && h.token_width != 4)
+    fail(h.token_width, " bytes per token; 1, 2 or 4 are right");
+  if (h.version == 1) h.vocabulary = h.token_width == 1 ? 256 : 65536, h.tokenizer = 0;
+  if (h.vocabulary < 1 || h.vocabulary > kLargestVocabulary || (h.tokenizer == 0 && h.version > 1 && h.token_width > 1))
+    fail("a vocabulary of ", h.vocabulary, " in ", h.token_width, " bytes; the file is damaged");
+  const std::uint64_t rest = bytes - sizeof h;
+  // Compared by division, so that absurd counts cannot overflow.
+  if (h.documents >= rest / 8) fail("says ", h.documents, " documents, but has only ", bytes, " bytes");
+  const std::uint64_t starts_bytes = 8 * (h.documents + 1), token_bytes = rest - starts_bytes;
+  const bool fits = h.tokens <= token_bytes / h.token_width;
+  const std::uint64_t expected = fits ? h.tokens * h.token_width : 0;
+  if (!fits || token_bytes != (h.version == 1 ? expected : rounded_up(expected))) {
+    fail("says ", h.tokens, " tokens of ", h.token_width, " bytes, but has ", token_bytes, " bytes of tokens");
+  }
+  tokens_at_ = sizeof h + (h.version == 1 ? starts_bytes : 0);
+  starts_at_ = sizeof h + (h.version == 1 ? 0 : token_bytes);
 }
 
 void TokenFile::check_starts() const {
@@ -94,42 +104,17 @@ void TokenFile::copy(Index begin, std::span<std::int64_t> out) const {
   const Index count = static_cast<Index>(out.size());
   check(begin >= 0 && begin <= tokens() - count, "TokenFile::copy: tokens [", begin, ", ", begin + count, ") of ",
         path_, ", which has ", tokens());
-  if (header_.token_width == 1) {
-    for (Index i = 0; i < count; ++i) out[static_cast<std::size_t>(i)] = tokens_[begin + i];
-  } else {
-    for (Index i = 0; i < count; ++i) {
-      const unsigned char* at = tokens_ + 2 * (begin + i);
-      out[static_cast<std::size_t>(i)] = at[0] | at[1] << 8;
+  const std::size_t width = header_.token_width;
+  const unsigned char* at = memory_ + tokens_at_ + width * static_cast<std::size_t>(begin);
+  for (std::int64_t& token : out) {
+    std::uint32_t value = 0;
+    std::memcpy(&value, at, width);  // little-endian
+    at += width;
+    token = value;
+    if (value >= header_.vocabulary) {
+      throw FileError(concat(path_, ": holds the token ", value, "; its vocabulary is ", header_.vocabulary));
     }
   }
-}
-
-void write_byte_tokens(const std::string& path, std::span<const std::string_view> documents) {
-  TokenFileHeader header{};
-  std::memcpy(header.magic, kMagic, sizeof kMagic);
-  header.version = kVersion;
-  header.token_width = 1;
-  header.documents = documents.size();
-  header.separators = 1;
-  std::vector<std::uint64_t> starts(1, 0);
-  for (const std::string_view text : documents) starts.push_back(starts.back() + text.size() + 1);
-  header.tokens = starts.back();
-
-  Fnv64 hash;
-  AtomicFile file(path);
-  const auto put = [&](const void* data, std::size_t bytes) {
-    hash.add(data, bytes);
-    file.write(data, static_cast<Index>(bytes));
-  };
-  file.write(&header, sizeof header);
-  put(starts.data(), 8 * starts.size());
-  for (const std::string_view text : documents) {
-    put(text.data(), text.size());
-    put("", 1);
-  }
-  header.hash = hash.value();
-  file.write_at(0, &header, sizeof header);
-  file.commit();
 }
 
 }  // namespace hsattn::lm

@@ -25,7 +25,17 @@ constexpr double kTellableMemory = 1 << 23;  // bytes of inputs and outputs; wit
 // What one call returns: its memory counts as output.
 using Outputs = std::vector<Tensor>;
 
+// Linear attention or performer's.
+Outputs run_linear(const BenchCase& c, const BenchTensors& t) {
+  const auto features = t.features.defined() ? std::optional(t.features) : std::nullopt;
+  const Tensor o = linear_op_forward(t.q, t.k, t.v, features);
+  if (!c.backward) return {o};
+  const auto [dq, dk, dv] = linear_op_backward(t.dout, t.q, t.k, t.v, o, features);
+  return {o, dq, dk, dv};
+}
+
 Outputs run_ours(const BenchCase& c, const PlanOptions& options, const BenchTensors& t) {
+  if (c.attention.baseline()) return run_linear(c, t);
   const auto [o, lse, kept] = op_forward(options, t.q, t.k, t.v, /*keep_plan=*/c.backward);
   if (!c.backward) return {o, lse};
   const auto [dq, dk, dv, none] = op_backward(options, t.dout, t.q, t.k, t.v, o, lse, kept);
@@ -42,7 +52,7 @@ void run_sdpa(const BenchCase& c, const BenchTensors& t) {
 
 BenchTensors first_tokens(const BenchTensors& t, Index count) {
   const auto cut = [&](const Tensor& x) { return x.defined() ? x.slice(2, 0, count).contiguous() : x; };
-  return {cut(t.q), cut(t.k), cut(t.v), cut(t.dout)};
+  return {cut(t.q), cut(t.k), cut(t.v), cut(t.dout), t.features};
 }
 
 double bytes_of(const Outputs& tensors) {
@@ -70,7 +80,10 @@ double allowed_error(const BenchCase& c, const BenchTensors& t) {
 }
 
 void check_answer(const PlanOptions& options, const BenchTensors& t, BenchRow& row) {
-  const OpCheck answer = check_op(options, t.q, t.k, t.v, kCheckedRows, row.which.backward);
+  const bool backward = row.which.backward;
+  const OpCheck answer = row.which.attention.baseline()
+                             ? check_linear(t.q, t.k, t.v, t.features, kCheckedRows, backward)
+                             : check_op(options, t.q, t.k, t.v, kCheckedRows, backward);
   row.error = larger_error(answer);
   row.allowed_error = allowed_error(row.which, t);
   row.attended_tokens = answer.attended_tokens;
@@ -100,7 +113,7 @@ void time_once(const PlanOptions& options, const BenchTensors& t, const BenchTen
   times.ours.push_back(milliseconds([&] { run_ours(c, options, t); }));
   if (!c.sdpa) return;
   times.sdpa.push_back(milliseconds([&] { run_sdpa(c, short_t); }));
-  if (options.pattern != Pattern::kHsa || c.backward) return;
+  if (c.attention.attention != "hsa" || c.backward) return;
   Tensor plan;
   times.plan.push_back(milliseconds([&] { plan = plan_of(options, t.q, t.k); }));
   times.attend.push_back(milliseconds([&] { op_forward(options, t.q, t.k, t.v, /*keep_plan=*/false, plan); }));
@@ -136,7 +149,7 @@ void time_case(const PlanOptions& options, const BenchTensors& t, Index repeats,
   row.one_thread = median_or_zero(times.one_thread);
   row.plan = median_or_zero(times.plan);
   row.attend = median_or_zero(times.attend);
-  if (options.pattern == Pattern::kFull) row.gflops = flop_of_full(row.which) / row.ours / 1e6;
+  if (row.which.attention.attention == "full") row.gflops = flop_of_full(row.which) / row.ours / 1e6;
 }
 
 BenchRow run_case(const BenchCase& c, Index repeats) {
@@ -145,7 +158,7 @@ BenchRow run_case(const BenchCase& c, Index repeats) {
   row.skipped = obstacle(c);
   if (!row.skipped.empty()) return row;
   row.threads = use_threads(c.threads);
-  const PlanOptions options = c.attention.plan_options();
+  const PlanOptions options = c.attention.ours() ? c.attention.plan_options() : PlanOptions();
   const BenchTensors t = bench_tensors(c);
   row.which.batch = t.q.size(0), row.which.heads = t.q.size(1), row.which.kv_heads = t.k.size(1);
   row.which.dim = t.q.size(3);  // recorded tensors have their own

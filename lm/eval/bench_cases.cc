@@ -37,6 +37,10 @@ const std::vector<Series>& table() {
       {"hsa", "training", {8192}, kBoth, kBf16},
       {"hsa", "any_model", {8192}, kForward, kFloat32, 12},
       {"hsa", "any_model", {8192}, kForward, kBf16, 12},
+      {"linear", "linear", {8192}, kForward},
+      {"linear", "linear", {8192}, kBoth},
+      {"performer", "performer", {8192}, kForward},
+      {"performer", "performer", {8192}, kBoth},
       {"short", "any_model", brief, kForward},
       {"short", "any_model", brief, kBoth},
       {"threads", "full", {8192}, kForward, kFloat32, 4, 2},
@@ -51,7 +55,7 @@ const std::vector<Series>& table() {
 
 AttentionOptions attention_of(const std::string& rules) {
   AttentionOptions attention;
-  attention.attention = rules == "full" ? "full" : "hsa";
+  attention.attention = rules == "full" || rules == "linear" || rules == "performer" ? rules : "hsa";
   attention.preset = rules == "training" ? "training" : "any_model";
   attention.apply_preset();
   if (rules == "candidates=2048") attention.hsa.candidates = 2048;
@@ -93,7 +97,8 @@ std::vector<BenchCase> table_cases(const BenchOptions& o) {
     }
   }
   check(!cases.empty(), "only is ", o.only, ", which is in the name of no row", o.quick ? " that is quick" : "",
-        "; full, hsa, short, threads, memory, growth, or more of a name, such as \"hsa training 8192\", are right");
+        "; full, hsa, linear, performer, short, threads, memory, growth, or more of a name, such as \"hsa training "
+        "8192\", are right");
   return cases;
 }
 
@@ -152,7 +157,9 @@ void check_bench_options(const BenchOptions& o) {
   check(o.threads >= 0 && o.threads <= 4096, "threads is ", o.threads, "; 0 to 4096 is right");
   check(o.queries == "correlated" || o.queries == "random" || o.queries.ends_with("q.npy"), "queries is ", o.queries,
         "; correlated, random or a file NAME_q.npy are right");
-  check(o.attention.ours(), "pattern is ", o.attention.attention, "; one of ", patterns_for_help(), " is right");
+  const bool linear = o.attention.baseline() && o.attention.attention != "linformer";
+  check(o.attention.ours() || linear, "pattern is ", o.attention.attention, "; one of ", patterns_for_help(),
+        " | linear | performer is right");
   check_attention_options(o.attention);
   check(!o.attention.has_pooler(), "pooling is ", o.attention.pooling,
         ", whose parameters belong to a model; mean or max are right here");

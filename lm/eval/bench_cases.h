@@ -25,17 +25,17 @@ struct BenchOptions : Options {
   AttentionOptions attention;
 
   void visit(OptionVisitor& option) override {
-    option(
-        "only", only,
-        "rows of the table whose name holds this: full, hsa, short, threads, memory, \"training 8192\", ...; growth: "
-        "rows up to 524288 tokens that run only if asked for so");
+    option("only", only,
+           "rows of the table whose name holds this: full, hsa, linear, performer, short, threads, memory, \"training "
+           "8192\", ...; growth: "
+           "rows up to 524288 tokens that run only if asked for so");
     option("quick", quick, "the table's rows of at most 8192 tokens: one or two minutes");
     option("repeats", repeats, "timings of each, taken in turn; the median counts; fewer where a turn takes long");
     option("seed", seed, "of the tensors");
     option("lengths", lengths,
            "time these lengths, in tokens, separated by commas, instead of the table, with the options below; above "
            "32768, SDPA's time is that of the first 32768 tokens, extrapolated by n^2");
-    option("pattern", attention.attention, patterns_for_help().c_str());
+    option("pattern", attention.attention, (patterns_for_help() + " | linear | performer").c_str());
     attention.visit_budgets(option);
     option("dtype", dtype, "float32 | bfloat16");
     option("batch", batch, "sequences");

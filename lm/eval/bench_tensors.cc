@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "lm/data/files.h"
+#include "lm/model/baselines.h"
 
 namespace hsattn::lm {
 namespace {
@@ -87,18 +88,19 @@ BenchTensors bench_tensors(const BenchCase& c) {
   };
   BenchTensors t;
   if (c.queries == "correlated" || c.queries == "random") {
-    t = {noise(c.heads, c.dim), noise(c.kv_heads, c.dim), noise(c.kv_heads, c.dim), Tensor()};
+    t = {noise(c.heads, c.dim), noise(c.kv_heads, c.dim), noise(c.kv_heads, c.dim), Tensor(), Tensor()};
     if (c.queries == "correlated") correlate(t.q);
     t.q.mul_(kPeakedness);
   } else {
     const std::string stem = c.queries.substr(0, c.queries.size() - std::string_view("q.npy").size());
     t = {recorded(c.queries, c.length), recorded(stem + "k.npy", c.length), recorded(stem + "v.npy", c.length),
-         Tensor()};
+         Tensor(), Tensor()};
   }
   if (c.backward) t.dout = noise(t.q.size(1), t.q.size(3)).slice(0, 0, t.q.size(0)).contiguous();
   for (Tensor* x : {&t.q, &t.k, &t.v, &t.dout}) {
     if (c.bf16 && x->defined()) *x = x->to(at::kBFloat16);
   }
+  if (c.attention.attention == "performer") t.features = performer_features(c.attention, 0, t.q.size(3));
   return t;
 }
 

@@ -10,6 +10,7 @@ namespace hsattn::lm {
 
 struct BenchTensors {
   at::Tensor q, k, v, dout;  // [B, H, n, d], [B, Hkv, n, d] twice, [B, H, n, d]; of the case's type
+  at::Tensor features;       // performer's
 };
 
 /// Made or read as c.queries says. Throws FileError for recorded tensors that are missing, damaged or too short.

@@ -1,6 +1,7 @@
 #include "lm/eval/check_op.h"
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "lm/eval/exact_rows.h"
@@ -48,7 +49,12 @@ struct Exact {
   std::vector<Tensor> gradients;  // dq, dk, dv; these and dout only if asked for
 };
 
-Exact exact_rows(const PlanView& plan, const Tensor& q, const Tensor& k, const Tensor& v, Index rows, bool backward) {
+// [rows, d] of one head: queries [rows, d] at `positions`, keys and values [n, d], in double.
+using RowsOfHead = std::function<Tensor(Index batch, Index kv_head, const std::vector<Index>& positions,
+                                        const Tensor& queries, const Tensor& keys, const Tensor& values)>;
+
+Exact exact_rows(const RowsOfHead& attend, const Tensor& q, const Tensor& k, const Tensor& v, Index rows,
+                 bool backward) {
   const std::vector<Index> positions = even_positions(q.size(2), rows);
   const at::AutoGradMode with_gradient(backward);
   const auto leaf = [&](const Tensor& x) { return backward ? x.detach().to(at::kDouble).requires_grad_() : x; };
@@ -58,10 +64,8 @@ Exact exact_rows(const PlanView& plan, const Tensor& q, const Tensor& k, const T
     for (Index h = 0; h < q.size(1); ++h) {
       const Index kv = h / (q.size(1) / k.size(1));
       const auto head = [&](const Tensor& x, Index i) { return x[b][i].to(at::kDouble); };  // one at a time: memory
-      const Tensor queries = head(dq, h), keys = head(dk, kv), values = head(dv, kv);
-      for (const Index p : positions) {
-        outputs.push_back(exact_row(queries[p], keys, values, spans_of(plan, b, kv, p), plan.shape.pooling).output);
-      }
+      const Tensor queries = head(dq, h).index_select(0, at::tensor(positions));
+      outputs.push_back(attend(b, kv, positions, queries, head(dk, kv), head(dv, kv)));
     }
   }
   const Tensor o = at::stack(outputs).view({q.size(0), q.size(1), static_cast<Index>(positions.size()), q.size(3)});
@@ -72,6 +76,36 @@ Exact exact_rows(const PlanView& plan, const Tensor& q, const Tensor& k, const T
   exact.gradients = torch::autograd::grad({o}, {dq, dk, dv}, {gradient.to(at::kDouble)});
   exact.dout = at::zeros_like(q, at::MemoryFormat::Contiguous).index_copy_(2, exact.rows, gradient);
   return exact;
+}
+
+RowsOfHead rows_of_plan(const PlanView& plan) {
+  return [&plan](Index b, Index kv, const std::vector<Index>& positions, const Tensor& queries, const Tensor& keys,
+                 const Tensor& values) {
+    std::vector<Tensor> rows;
+    for (const Index p : positions) {
+      const Tensor query = queries[static_cast<Index>(rows.size())];
+      rows.push_back(exact_row(query, keys, values, spans_of(plan, b, kv, p), plan.shape.pooling).output);
+    }
+    return at::stack(rows);
+  };
+}
+
+// exp(w . y - |y|^2 / 2) over the largest of all rows, or elu + 1.
+Tensor features_of(const Tensor& x, const Tensor& w) {
+  if (!w.defined()) return at::elu(x) + 1;
+  const Tensor y = x / std::pow(static_cast<double>(x.size(1)), 0.25);
+  const Tensor logarithm = at::matmul(y, w.to(at::kDouble).t()) - y.pow(2).sum(1, true) / 2;
+  return (logarithm - logarithm.max().detach()).exp();
+}
+
+RowsOfHead rows_by_features(const Tensor& features) {
+  return [features](Index, Index, const std::vector<Index>& positions, const Tensor& queries, const Tensor& keys,
+                    const Tensor& values) {
+    const Tensor later = at::arange(keys.size(0)).unsqueeze(0) > at::tensor(positions).unsqueeze(1);
+    const Tensor products = at::matmul(features_of(queries, features), features_of(keys, features).t());
+    const Tensor weights = products.masked_fill(later, 0);
+    return at::matmul(weights, values) / weights.sum(1, true);
+  };
 }
 
 double forward_error_of(const Tensor& o, const Exact& exact) {
@@ -94,7 +128,7 @@ OpCheck check_op(const PlanOptions& options, const Tensor& q, const Tensor& k, c
   const at::NoGradGuard no_gradient;
   const auto [o, lse, kept] = op_forward(options, q, k, v, /*keep_plan=*/true);
   const PlanView plan = plan_view(options, q, k, kept);
-  const Exact exact = exact_rows(plan, q, k, v, rows, backward);
+  const Exact exact = exact_rows(rows_of_plan(plan), q, k, v, rows, backward);
   OpCheck result;
   result.forward_error = forward_error_of(o, exact);
   result.attended_tokens = attended_tokens(plan);
@@ -104,11 +138,26 @@ OpCheck check_op(const PlanOptions& options, const Tensor& q, const Tensor& k, c
   return result;
 }
 
+OpCheck check_linear(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& features, int64_t rows,
+                     bool backward) {
+  const at::NoGradGuard no_gradient;
+  const auto given = features.defined() ? std::optional(features) : std::nullopt;
+  const Tensor o = linear_op_forward(q, k, v, given);
+  const Exact exact = exact_rows(rows_by_features(features), q, k, v, rows, backward);
+  OpCheck result;
+  result.forward_error = forward_error_of(o, exact);
+  result.attended_tokens = static_cast<double>(q.size(2) + 1) / 2;
+  if (!backward) return result;
+  const auto [dq, dk, dv] = linear_op_backward(exact.dout, q, k, v, o, given);
+  result.backward_error = backward_error_of(dq, dk, dv, exact);
+  return result;
+}
+
 OpCheck check_causal_sdpa(const Tensor& q, const Tensor& k, const Tensor& v, int64_t rows, bool backward) {
   PlanOptions full;
   full.pattern = Pattern::kFull;
   const PlanView plan = plan_view(full, q, k, at::empty({0}, at::kInt));
-  const Exact exact = exact_rows(plan, q, k, v, rows, backward);
+  const Exact exact = exact_rows(rows_of_plan(plan), q, k, v, rows, backward);
   const at::AutoGradMode with_gradient(backward);
   const auto leaf = [&](const Tensor& x) { return x.detach().requires_grad_(backward); };
   const Tensor lq = leaf(q), lk = leaf(k), lv = leaf(v);

@@ -17,6 +17,11 @@ struct OpCheck {
 OpCheck check_op(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                  int64_t rows, bool backward);
 
+/// The same of causal linear attention, or performer's if `features` [features, d] are defined, with every weight of
+/// these rows in memory.
+OpCheck check_linear(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& features,
+                     int64_t rows, bool backward);
+
 /// PyTorch's causal attention of the same tensors, as the ops take them.
 at::Tensor causal_sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 

@@ -5,6 +5,7 @@
 
 #include "lm/data/batches.h"
 #include "lm/data/token_file.h"
+#include "lm/eval/text_units.h"
 #include "lm/model/precision.h"
 #include "lm/model/transformer.h"
 
@@ -23,7 +24,8 @@ double median(std::vector<double> values) {
 }  // namespace
 
 EvalResult evaluate_model(Transformer& model, const TokenFile& text, Index context, Index limit, bool bf16,
-                          const std::atomic<bool>& interrupted, const std::function<void(Index, Index)>& progress) {
+                          const std::atomic<bool>& interrupted, const std::function<void(Index, Index)>& progress,
+                          const TextUnits* units) {
   const at::NoGradGuard no_gradient;
   const std::vector<Index> starts = even_windows(text.tokens(), context, limit);
   std::vector<int64_t> tokens(static_cast<std::size_t>(context + 1));
@@ -38,6 +40,10 @@ EvalResult evaluate_model(Transformer& model, const TokenFile& text, Index conte
       return result;
     }
     text.copy(start, tokens);
+    if (units != nullptr) {
+      const TextCount count = units->count(tokens);
+      result.bytes += count.bytes, result.words += count.words;
+    }
     const at::Tensor all = at::from_blob(tokens.data(), {context + 1}, at::kLong);
     const auto began = std::chrono::steady_clock::now();
     at::Tensor losses;

@@ -5,6 +5,7 @@
 
 #include "hsattn/base/error.h"
 #include "lm/data/first_tokens.h"
+#include "lm/data/text_encoder.h"
 #include "lm/eval/exact_rows.h"
 #include "lm/model/model_file.h"
 #include "lm/train/environment.h"
@@ -15,8 +16,8 @@ namespace {
 using at::Tensor;
 
 // [1, n] tokens from the start of a text or a token file.
-Tensor read_tokens(const InspectOptions& o) {
-  const std::vector<int64_t> tokens = first_tokens(o.text, o.context);
+Tensor read_tokens(const InspectOptions& o, const Tokenizer* tokenizer) {
+  const std::vector<int64_t> tokens = first_tokens(o.text, o.context, tokenizer);
   check(!tokens.empty(), "inspect: ", o.text, " has no tokens");
   return at::tensor(tokens).unsqueeze(0);
 }
@@ -144,7 +145,7 @@ InspectReport inspect_model(const InspectOptions& options, const std::atomic<boo
         ", which is not supported here; --attention hsa shows it with means");
   report.drawn_layer = options.layer < 0 ? config.layers - 1 : options.layer;
   report.drawn_head = options.head;
-  const Tensor tokens = read_tokens(options);
+  const Tensor tokens = read_tokens(options, tokenizer_beside(report.model_file, config.tokenizer).get());
   report.tokens = tokens.size(1);
   Inspector inspector(options, report);
   model->set_probe([&](Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {

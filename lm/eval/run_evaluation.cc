@@ -4,6 +4,8 @@
 
 #include "hsattn/base/error.h"
 #include "lm/data/token_file.h"
+#include "lm/eval/text_units.h"
+#include "lm/model/data_fit.h"
 #include "lm/model/model_file.h"
 #include "lm/train/environment.h"
 
@@ -28,10 +30,12 @@ EvalReport run_evaluation(const EvalOptions& options, const std::atomic<bool>& i
   report.data_file = std::filesystem::is_directory(options.data) ? options.data + "/heldout.tokens" : options.data;
   const auto model = load_model(report.model_file);
   const TokenFile text(report.data_file);
+  check_fits(model->config(), text);
   report.attention = choose_attention(options.attention, model->config().attention);
   model->set_attention(report.attention);
-  report.result =
-      evaluate_model(*model, text, options.context, options.windows, report.precision == "bf16", interrupted, progress);
+  const TextUnits units(text);
+  report.result = evaluate_model(*model, text, options.context, options.windows, report.precision == "bf16",
+                                 interrupted, progress, &units);
   report.peak_memory_mib = peak_memory_mib();
   return report;
 }

@@ -40,7 +40,7 @@ Tensor tokens_of(const StepBenchOptions& o, Index length) {
     return at::empty({o.batch, length + 1}, at::kLong).random_(0, o.model.vocabulary, generator);
   }
   const Index all = o.batch * (length + 1);
-  const std::vector<int64_t> tokens = first_tokens(o.text, all);
+  const std::vector<int64_t> tokens = first_tokens(o.text, all, nullptr);
   if (static_cast<Index>(tokens.size()) < all) {
     throw FileError(concat(o.text, " has ", tokens.size(), " tokens; at least ", all, " are right"));
   }

@@ -150,18 +150,22 @@ Tensor initial_pooler(Pooler pooler, Index dim) {
   return parameters.requires_grad_();
 }
 
-Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pooler,
-              AttentionStatistics& statistics) {
+Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k, const Tensor& v,
+              AttentionStatistics& statistics, const AttentionTensors& tensors) {
   const auto inside = Entrance::apply(q, k, v, &statistics);
-  if (options.ours()) {
-    const bool keep_plan = at::GradMode::is_enabled();
+  if (options.ours() || options.baseline()) {
     const bool half =
         std::any_of(inside.begin(), inside.end(), [](const Tensor& x) { return x.dtype() == at::kBFloat16; });
     const auto type = half ? at::kBFloat16 : at::kFloat;  // under autocast some may be one, some the other
-    const Tensor keys = inside[1].to(type), values = inside[2].to(type);
-    const Pooled pooled = pooled_by(options, keys, values, pooler);
-    const Tensor o = OurAttention::apply(inside[0].to(type), keys, values, pooled.k, pooled.v, options.plan_options(),
-                                         keep_plan, &statistics);
+    const Tensor queries = inside[0].to(type), keys = inside[1].to(type), values = inside[2].to(type);
+    if (options.baseline()) {
+      statistics.add_attended(average_attended_tokens(options, q.size(2)));
+      return Exit::apply(baseline_attention(options, tensors, queries, keys, values), &statistics);
+    }
+    const bool keep_plan = at::GradMode::is_enabled();
+    const Pooled pooled = pooled_by(options, keys, values, tensors.pooler);
+    const Tensor o =
+        OurAttention::apply(queries, keys, values, pooled.k, pooled.v, options.plan_options(), keep_plan, &statistics);
     return Exit::apply(o, &statistics);
   }
   statistics.add_attended(static_cast<double>(q.size(2) + 1) / 2);

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "hsattn/pooling/pooler.h"
+#include "lm/model/baselines.h"
 #include "lm/model/config.h"
 #include "lm/model/torch.h"
 
@@ -32,11 +33,11 @@ at::Tensor initial_pooler(Pooler pooler, Index dim);
 
 /// q [B, H, n, d], k and v [B, Hkv, n, d], last stride 1, float32 or (under autocast) bfloat16 -> [B, H, n, d], float32
 /// from this library's kernels, otherwise the type that torch chooses. Differentiable. Times itself into `statistics`,
-/// which must outlive the backward pass. `pooler`: parameters of the pooling that has some, else undefined.
+/// which must outlive the backward pass.
 /// Throws InvalidArgument if the pooler requires a gradient and the far field, through which it gets one, is off;
 /// Unsupported if the name needs ops that this program was built without.
 at::Tensor attend(const AttentionOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const at::Tensor& pooler, AttentionStatistics& statistics);
+                  AttentionStatistics& statistics, const AttentionTensors& tensors = {});
 
 /// What a pooler makes, [B, Hkv, nodes, d]; undefined where the call pools.
 struct Pooled {

@@ -14,8 +14,21 @@ std::string patterns_for_help() {
 }
 
 void AttentionOptions::visit(OptionVisitor& option) {
-  option("attention", attention, (patterns_for_help() + " | sdpa | standard").c_str());
+  option("attention", attention, (patterns_for_help() + " | linear | performer | linformer | sdpa | standard").c_str());
   visit_budgets(option);
+  visit_baselines(option);
+}
+
+void AttentionOptions::visit_baselines(OptionVisitor& option) {
+  option("features", features, "performer: random features; 0: twice the head dimension");
+  option("feature_seed", feature_seed, "performer: of the features");
+  option("redraw", redraw, "performer: training draws new features every so many steps; 0: never");
+  option("rank", rank, "linformer: rows that a past segment is projected to");
+  option("segment", segment, "linformer: tokens of a segment; the own segment is attended token by token");
+  option("longest", longest, "linformer: tokens of the longest sequence, at least the context");
+  option("sharing", sharing,
+         "linformer: heads (a projection of keys and one of values in each layer) | key_value (one for both) | layers "
+         "(one for both and all layers)");
 }
 
 void AttentionOptions::visit_budgets(OptionVisitor& option) {
@@ -68,15 +81,35 @@ PlanOptions AttentionOptions::plan_options() const {
   return options;
 }
 
+Index AttentionOptions::projections(Index layers) const {
+  if (attention != "linformer") return 0;
+  return sharing == "layers" ? 1 : sharing == "key_value" ? layers : 2 * layers;
+}
+
 void check_attention_options(const AttentionOptions& options) {
-  check(options.ours() || options.attention == "sdpa" || options.attention == "standard", "attention is ",
-        options.attention, "; one of ", patterns_for_help(), " | sdpa | standard is right");
+  check(options.ours() || options.baseline() || options.attention == "sdpa" || options.attention == "standard",
+        "attention is ", options.attention, "; one of ", patterns_for_help(),
+        " | linear | performer | linformer | sdpa | standard is right");
+  check(options.features >= 0 && options.features <= 65536, "features is ", options.features, "; 0 to 65536 is right");
+  check(options.feature_seed >= 0, "feature_seed is ", options.feature_seed, "; at least 0 is right");
+  check(options.rank >= 1 && options.rank <= 65536, "rank is ", options.rank, "; 1 to 65536 is right");
+  check(options.segment >= 1, "segment is ", options.segment, "; at least 1 is right");
+  check(options.longest >= 1 && options.longest <= Index{1} << 32, "longest is ", options.longest,
+        "; 1 to 2^32 is right");
+  check(options.sharing == "heads" || options.sharing == "key_value" || options.sharing == "layers", "sharing is ",
+        options.sharing, "; heads, key_value or layers are right");
+  check(options.redraw >= 0, "redraw is ", options.redraw, "; at least 0 is right");
   if (options.ours()) check_options(options.plan_options());
   if (!options.has_pooler()) return;
   check(options.pooling == "attention" || options.pooling == "attention_paper" || options.pooling == "learnable",
         "pooling is ", options.pooling, "; mean, max, attention, attention_paper or learnable are right");
   check(options.attention == "hsa", "pooling is ", options.pooling, ", which has parameters, and attention is ",
         options.attention, "; only hsa pools");
+}
+
+void check_context(const AttentionOptions& options, Index context) {
+  check(options.attention != "linformer" || context <= options.longest, "context is ", context,
+        "; linformer's projections are made for at most longest, ", options.longest);
 }
 
 void ModelConfig::visit(OptionVisitor& option) {
@@ -86,7 +119,9 @@ void ModelConfig::visit(OptionVisitor& option) {
   option("kv_heads", kv_heads, "key and value heads, a divisor of heads; 0: as many as heads");
   option("hidden", hidden, "width inside the SwiGLU; 0: 8/3 of the width, rounded up to 64");
   option("rope_base", rope_base, "base of the rotary frequencies");
-  option("vocabulary", vocabulary, "tokens that the embedding knows; 256 for bytes");
+  option("vocabulary", vocabulary,
+         "tokens that the embedding knows, 256 for bytes; when training, 0: as the data says");
+  option("tokenizer", tokenizer, "fingerprint of the tokenizer, as the data says; empty: bytes");
   attention.visit(option);
   option("pooler_per_layer", pooler_per_layer, "pooling with parameters: some for each layer instead of one for all");
 }
@@ -98,7 +133,9 @@ Index ModelConfig::pooler_parameters() const {
 
 Index ModelConfig::parameters() const {
   const Index attention_part = width * head_dim() * (heads + 2 * key_heads()) + width * width;
-  return vocabulary * width + width + layers * (attention_part + 3 * width * inner() + 2 * width) + pooler_parameters();
+  const Index projections = attention.projections(layers) * attention.rank * attention.longest;
+  return projections + vocabulary * width + width + layers * (attention_part + 3 * width * inner() + 2 * width) +
+         pooler_parameters();
 }
 
 void check_model_config(const ModelConfig& c) {
@@ -110,7 +147,7 @@ void check_model_config(const ModelConfig& c) {
   check(c.key_heads() >= 1 && c.heads % c.key_heads() == 0, "kv_heads is ", c.kv_heads, "; a divisor of heads, ",
         c.heads, ", is right");
   check(c.hidden >= 0 && c.hidden <= 1 << 20, "hidden is ", c.hidden, "; 0 to 1048576 is right");
-  check(c.vocabulary >= 2 && c.vocabulary <= 65536, "vocabulary is ", c.vocabulary, "; 2 to 65536 is right");
+  check(c.vocabulary >= 2 && c.vocabulary <= 1 << 20, "vocabulary is ", c.vocabulary, "; 2 to 1048576 is right");
   check(c.rope_base > 1, "rope_base is ", c.rope_base, "; more than 1 is right");
   check_attention_options(c.attention);
 }

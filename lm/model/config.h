@@ -12,14 +12,23 @@ namespace hsattn::lm {
 ///   standard   unfused: n x n scores in memory, as the paper's baseline
 ///   sdpa       PyTorch's fused scaled_dot_product_attention
 ///   full, local, hsa, ...   this library's patterns: pattern_names()
+///   linear, performer, linformer  baselines with kernels of their own: hsattn/baselines/
 struct AttentionOptions : Options {
   std::string attention = "hsa";
   std::string preset = "training";
   std::string pooling = "mean";
   HsaOptions hsa = HsaOptions::training();
+  Index features = 0;
+  Index feature_seed = 0;
+  Index redraw = 0;
+  Index rank = 8;
+  Index segment = 256;
+  Index longest = 8192;
+  std::string sharing = "layers";
 
   void visit(OptionVisitor& option) override;
   void visit_budgets(OptionVisitor& option);
+  void visit_baselines(OptionVisitor& option);
   void apply_preset() override;
 
   /// True for the patterns that run on this library's kernels.
@@ -28,6 +37,12 @@ struct AttentionOptions : Options {
   AttentionOptions of_layer(Index layer) const;
   /// True if the pooling has parameters, which belong to the model (pooling/pooler.h); else it is mean or max.
   bool has_pooler() const { return pooling != "mean" && pooling != "max"; }
+  /// True for the baselines of hsattn/baselines/, which have no plan.
+  bool baseline() const { return attention == "linear" || attention == "performer" || attention == "linformer"; }
+  /// Projections of linformer in a model of `layers`; each is [rank, longest].
+  Index projections(Index layers) const;
+  /// The features of performer in the step after `steps` others.
+  Index feature_seed_at(Index steps) const { return feature_seed + (redraw > 0 ? steps / redraw : 0); }
   /// Pattern and budgets for the library; only if ours().
   PlanOptions plan_options() const;
 };
@@ -38,9 +53,13 @@ std::string patterns_for_help();
 /// Throws InvalidArgument, naming the option.
 void check_attention_options(const AttentionOptions& options);
 
+/// Throws InvalidArgument if this attention cannot take sequences of `context` tokens.
+void check_context(const AttentionOptions& options, Index context);
+
 /// A decoder: RMSNorm, rotary positions, SwiGLU, embedding tied to the output.
 struct ModelConfig : Options {
   Index vocabulary = 256;  // bytes
+  std::string tokenizer;   // fingerprint; empty: bytes
   Index layers = 6;
   Index width = 384;
   Index heads = 6;

@@ -1,5 +1,6 @@
 // The dispatcher ops of torch_ops/, called by name.
-#include "hsattn/base/error.h"
+#include "lm/model/ops.h"
+
 #include "hsattn/plan/budgets.h"
 #include "lm/model/attention.h"
 
@@ -8,13 +9,6 @@ namespace {
 
 using at::Tensor;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_op(const char* name) {
-  const auto op = c10::Dispatcher::singleton().findSchema({name, ""});
-  if (!op) throw Unsupported(concat("the op ", name, " is not in this program; build it with torch_ops/"));
-  return op->typed<Signature>();
-}
 
 std::optional<Tensor> given(const Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
 

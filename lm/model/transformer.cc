@@ -1,5 +1,6 @@
 #include "lm/model/transformer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "hsattn/base/error.h"
@@ -35,11 +36,16 @@ Transformer::Transformer(const ModelConfig& config, Index seed) : config_(config
     block.down = matrix(width, config.inner(), residual);
     blocks_.push_back(block);
   }
-  if (!config.attention.has_pooler()) return;
-  pooling_ = config.attention.pooling;
-  for (Index i = 0; i < (config.pooler_per_layer ? config.layers : 1); ++i) {
+  // A row of a projection sums up a segment: its result is as large as a token.
+  const AttentionOptions& o = config.attention;
+  const double projection = 1 / std::sqrt(static_cast<double>(std::min(o.segment, o.longest)));
+  for (Index i = 0; i < o.projections(config.layers); ++i)
+    projections_.push_back(matrix(o.rank, o.longest, projection));
+  if (o.has_pooler()) pooling_ = o.pooling;
+  for (Index i = 0; o.has_pooler() && i < (config.pooler_per_layer ? config.layers : 1); ++i) {
     poolers_.push_back(initial_pooler(pooler_from_name(pooling_), head));
   }
+  set_attention(o);
 }
 
 void Transformer::set_attention(const AttentionOptions& attention) {
@@ -47,11 +53,31 @@ void Transformer::set_attention(const AttentionOptions& attention) {
         ", whose parameters this model does not have; it was trained with pooling ",
         poolers_.empty() ? "mean or max" : pooling_);
   config_.attention = attention;
+  attention_tensors_.assign(blocks_.size(), {});
+  if (!projections_.empty()) share_projections();
+  for (std::size_t i = 0; !poolers_.empty() && i < blocks_.size(); ++i) {
+    attention_tensors_[i].pooler = poolers_[poolers_.size() == 1 ? 0 : i];
+  }
+  draw_features(attention.feature_seed);
 }
 
-Tensor Transformer::pooler_of(Index layer) const {
-  if (poolers_.empty()) return {};
-  return poolers_[poolers_.size() == 1 ? 0 : static_cast<std::size_t>(layer)];
+void Transformer::share_projections() {
+  const std::size_t count = projections_.size(), layers = blocks_.size();
+  for (std::size_t i = 0; i < layers; ++i) {
+    const std::size_t keys = count == 1 ? 0 : count == layers ? i : 2 * i;
+    attention_tensors_[i].project_keys = projections_[keys];
+    attention_tensors_[i].project_values = projections_[count == 2 * layers ? keys + 1 : keys];
+  }
+}
+
+void Transformer::draw_features(Index feature_seed) {
+  AttentionOptions& options = config_.attention;
+  const bool drawn = attention_tensors_[0].features.defined() && options.feature_seed == feature_seed;
+  if (options.attention != "performer" || drawn) return;
+  options.feature_seed = feature_seed;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    attention_tensors_[i].features = performer_features(options, static_cast<Index>(i), config_.head_dim());
+  }
 }
 
 std::vector<std::pair<std::string, Tensor>> Transformer::parameters() const {
@@ -68,6 +94,7 @@ std::vector<std::pair<std::string, Tensor>> Transformer::parameters() const {
     if (config_.pooler_per_layer && !poolers_.empty()) all.emplace_back(prefix + "pooler", poolers_[i]);
   }
   if (!config_.pooler_per_layer && !poolers_.empty()) all.emplace_back("pooler", poolers_[0]);
+  for (std::size_t i = 0; i < projections_.size(); ++i) all.emplace_back(concat("projections.", i), projections_[i]);
   return all;
 }
 
@@ -80,7 +107,8 @@ Tensor Transformer::attention_part(Index layer, const Tensor& x) {
   const Tensor q = qk.slice(1, 0, heads), k = qk.slice(1, heads);
   const Tensor v = qkv.slice(2, heads + kv_heads).transpose(1, 2);
   if (probe_) probe_(layer, q, k, v);
-  const Tensor o = attend(config_.attention.of_layer(layer), q, k, v, pooler_of(layer), statistics_);
+  const Tensor o = attend(config_.attention.of_layer(layer), q, k, v, statistics_,
+                          attention_tensors_[static_cast<std::size_t>(layer)]);
   return at::linear(o.transpose(1, 2).reshape({batch, tokens, -1}), block.attention_out);
 }
 

@@ -36,6 +36,8 @@ class Transformer {
   /// The same weights with another attention. Throws InvalidArgument if that pools with parameters that these do not
   /// have.
   void set_attention(const AttentionOptions& attention);
+  /// Performer's features, unless they are these already.
+  void draw_features(Index feature_seed);
   /// Called with each layer's q [B, H, n, d] and k, v [B, Hkv, n, d] (rotated) before they are attended.
   void set_probe(std::function<void(Index, const at::Tensor&, const at::Tensor&, const at::Tensor&)> probe) {
     probe_ = std::move(probe);
@@ -47,15 +49,17 @@ class Transformer {
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, const at::Tensor& rows = {});
 
  private:
-  at::Tensor pooler_of(Index layer) const;
+  void share_projections();
   at::Tensor run_block(Index layer, const at::Tensor& x);
   at::Tensor attention_part(Index layer, const at::Tensor& x);
 
   ModelConfig config_;
   at::Tensor embedding_, final_norm_;
   std::vector<Block> blocks_;
-  std::string pooling_;              // that poolers_ are for
-  std::vector<at::Tensor> poolers_;  // of pooling with parameters, flat: none, one for all layers, or one for each
+  std::string pooling_;                  // that poolers_ are for
+  std::vector<at::Tensor> poolers_;      // of pooling with parameters, flat: none, one for all layers, or one for each
+  std::vector<at::Tensor> projections_;  // linformer's, as config.attention.sharing has them
+  std::vector<AttentionTensors> attention_tensors_;  // of each layer
   RotaryTable rotary_;
   AttentionStatistics statistics_;
   bool checkpointing_ = false;

@@ -15,11 +15,14 @@ AttentionOptions attention_at(const TrainOptions& o, Index step) {
 void check_train_options(const TrainOptions& o) {
   check(!o.data.empty(), "no --data; name a folder written by `hsattn prepare`");
   check(!o.run.empty(), "no --run; name the folder of the run");
-  check_model_config(o.model);
+  ModelConfig model = o.model;
+  if (model.vocabulary == 0) model.vocabulary = ModelConfig().vocabulary;  // comes with the data
+  check_model_config(model);
   const AttentionOptions& attention = o.model.attention;
   check(!attention.has_pooler() || attention.hsa.far_field, "pooling is ", attention.pooling,
         ", whose parameters learn through the far field alone, and that is off; --far-field is right");
   check(o.context >= 1 && o.context <= 1 << 24, "context is ", o.context, "; 1 to 16777216 is right");
+  check_context(o.model.attention, o.context);
   check(o.batch >= 1 && o.batch <= 1 << 16, "batch is ", o.batch, "; 1 to 65536 is right");
   check(o.accumulate >= 1 && o.accumulate <= 1 << 16, "accumulate is ", o.accumulate, "; 1 to 65536 is right");
   check(o.steps >= 1, "steps is ", o.steps, "; at least 1 is right");

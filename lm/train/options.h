@@ -38,6 +38,7 @@ struct TrainOptions : Options {
   Index first_top_k = 0;
   Index first_steps = 0;
 
+  TrainOptions() { model.vocabulary = 0; }
   void visit(OptionVisitor& option) override {
     option("data", data, "folder written by `hsattn prepare`");
     option("run", run, "folder of this run: configuration, metrics, checkpoints");

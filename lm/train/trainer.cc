@@ -7,7 +7,9 @@
 
 #include "lm/data/batches.h"
 #include "lm/data/files.h"
+#include "lm/data/text_encoder.h"
 #include "lm/data/token_file.h"
+#include "lm/model/data_fit.h"
 #include "lm/model/model_file.h"
 #include "lm/model/safetensors.h"
 #include "lm/model/transformer.h"
@@ -74,7 +76,7 @@ class Trainer {
         text_(options.data + "/train.tokens"),
         held_out_(options.data + "/heldout.tokens"),
         order_(text_.tokens(), options.context, options.seed, options.aligned),
-        model_(options.model, options.seed),
+        model_(model_for_data(), options.seed),
         optimizer_(model_.parameters(), options) {
     model_.set_checkpointing(options.checkpointing);
     if (options.aligned) check_aligned();
@@ -95,6 +97,7 @@ class Trainer {
 
  private:
   void check_aligned() const;
+  const ModelConfig& model_for_data();
   bool run_step();
   at::Tensor read_windows(const std::vector<Index>& starts);
   void evaluate(TrainResult& result);
@@ -129,6 +132,12 @@ void Trainer::check_aligned() const {
   }
 }
 
+const ModelConfig& Trainer::model_for_data() {
+  fit_to_data(options_.model, text_);
+  check_fits(options_.model, held_out_);
+  return options_.model;
+}
+
 // [windows, context + 1]
 at::Tensor Trainer::read_windows(const std::vector<Index>& starts) {
   const auto length = static_cast<std::size_t>(options_.context + 1);
@@ -146,10 +155,11 @@ bool Trainer::run_step() {
   const std::vector<Index> starts = order_.windows(step_ * windows, windows);
   const at::Tensor tokens = read_windows(starts);
   model_.statistics() = {};
-  model_.set_attention(attention_at(options_, step_ + 1));
+  if (options_.first_top_k > 0) model_.set_attention(attention_at(options_, step_ + 1));
+  model_.draw_features(options_.model.attention.feature_seed_at(step_));
   const auto [loss, norm] =
       compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16", options_.answers_only);
-  model_.set_attention(options_.model.attention);
+  if (options_.first_top_k > 0) model_.set_attention(options_.model.attention);
   metrics_.loss = loss;
   metrics_.gradient_norm = norm;
   metrics_.step = step_ + 1;
@@ -205,6 +215,9 @@ void Trainer::save_checkpoint() {
   if (saved_step_ == step_) return;
   const std::string part = folder_.begin_checkpoint(step_);
   save_model(part + "/model.safetensors", model_);
+  if (!options_.model.tokenizer.empty()) {
+    write_file(part + "/" + kTokenizerFile, read_file(options_.data + "/" + kTokenizerFile));
+  }
   const std::map<std::string, std::string> state = {
       {"step", std::to_string(step_)},
       {"elapsed_s", std::to_string(elapsed_before_ + seconds_since(started_))},
@@ -233,6 +246,7 @@ void Trainer::load_checkpoint() {
                            entry("train_hash"), "; the same data is right"));
   }
   step_ = saved_step_ = steps.back();
+  model_.draw_features(options_.model.attention.feature_seed_at(std::max<Index>(0, step_ - 1)));
   elapsed_before_ = std::stod(entry("elapsed_s"));
 }
 

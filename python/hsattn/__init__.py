@@ -7,20 +7,29 @@ Example:
     o = hsattn.attention(q, k, v, plan=plan)
 """
 
-from hsattn._attention import Attention, attention, make_plan
-from hsattn._options import Budgets
-from hsattn._plan import Plan
-from hsattn._pooler import Pooled, Pooler, pool
-from hsattn._sequences import attention_packed, packed_sequences, padded_sequences, restarting_sequences
+import sys
+
+# `python -m hsattn.prepare` reads archives for the program and needs neither torch nor the ops.
+if "hsattn.prepare" not in sys.orig_argv:
+    from hsattn._attention import Attention, attention, make_plan
+    from hsattn._baselines import attention_step, draw_features
+    from hsattn._linformer import Linformer
+    from hsattn._options import Budgets
+    from hsattn._plan import Plan
+    from hsattn._pooler import Pooled, Pooler, pool
+    from hsattn._sequences import attention_packed, packed_sequences, padded_sequences, restarting_sequences
 
 __all__ = [
     "Attention",
     "Budgets",
+    "Linformer",
     "Plan",
     "Pooled",
     "Pooler",
     "attention",
     "attention_packed",
+    "attention_step",
+    "draw_features",
     "make_plan",
     "packed_sequences",
     "padded_sequences",

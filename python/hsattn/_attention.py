@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsattn._baselines import BASELINES, baseline_attention
 from hsattn._ops import ops
 from hsattn._options import Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
@@ -38,6 +39,10 @@ def attention(
     dilation: int = 1,
     pattern_seed: int = 0,
     scale: float | None = None,
+    features: Tensor | int | None = None,
+    seed: int = 0,
+    projections: tuple[Tensor, Tensor] | None = None,
+    segment: int = 256,
     plan: Plan | None = None,
     sequences: Tensor | None = None,
     pooled: tuple[Tensor, Tensor] | None = None,
@@ -59,6 +64,8 @@ def attention(
             "bigbird" random blocks.
             They are made of blocks; the papers' forms, token by token, are block=1, which is slow. In the last two the
             sinks are global tokens: if not causal, they attend everything themselves.
+            Or a method without a plan, which takes none of the budgets: "linear" (elu + 1 features in the place of the
+            softmax), "performer" (random features that estimate it) or "linformer" (projections of keys and values).
         causal: a position sees no later token; the mask is aligned at the bottom right.
         window: near tokens before each position, always attended (not causal: on both sides).
         top_k: selected tokens that are attended; with mass, at most. So all patterns that select attend the same number
@@ -82,7 +89,13 @@ def attention(
             leaves of top_k goes to the nearest blocks.
         dilation: of longformer, in blocks; 1: no gaps.
         pattern_seed: of bigbird's random blocks, at least 0; each block of positions and each kv head draws its own.
-        scale: multiplies q.k; None: 1/sqrt(dim).
+        scale: multiplies q.k; None: 1/sqrt(dim). "linear" has none.
+        features: of "performer": float32 [features, dim] from draw_features(), or their number, drawn with seed; None:
+            2 dim.
+        projections: of "linformer": those of keys and values, each [rank, longest], learned, for sequences of at most
+            longest keys. Bidirectional: of all keys; causal: of each past segment to rank rows, and the tokens of the
+            own segment are attended as they are. The layer Linformer holds them.
+        segment: of causal "linformer", in tokens.
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
         sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
             each is attended as if it were alone; o is 0 and gradients are 0 where a token is in none. Rows: batch
@@ -101,6 +114,17 @@ def attention(
         not fit, NotImplementedError for CUDA tensors, dropout, soft-capping, masks and double backward.
     """
     refuse_unsupported("hsattn.attention", unsupported)
+    if pattern in BASELINES:
+        if plan is not None:
+            raise ValueError(f"hsattn.attention: a plan was given; pattern {pattern!r} has none")
+        if pooled is not None:
+            raise ValueError(f"hsattn.attention: pooled was given; pattern {pattern!r} attends no nodes")
+        if return_lse:
+            raise ValueError(f"hsattn.attention: return_lse is True; pattern {pattern!r} returns none")
+        q, k, v = (computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
+        rules = {"pattern": pattern, "causal": causal, "scale": scale, "features": features, "seed": seed}
+        rules |= {"projections": projections, "segment": segment, "sequences": sequences}
+        return baseline_attention("hsattn.attention", q, k, v, **rules)
     budgets = budgets_of(
         "hsattn.attention",
         window=window,

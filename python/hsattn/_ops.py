@@ -32,12 +32,13 @@ def _shape_of_lists(q, k, pattern, budgets, sequences):
     return shape if sequences is None else (math.prod(shape),)
 
 
-def _new_like(t, sequences):
+def new_like(t, sequences):
+    """An output like `t`: [batch, tokens, heads, dim] in memory where there are sequences."""
     batch, heads, tokens, dim = t.shape
     return t.new_empty(t.shape) if sequences is None else t.new_empty(batch, tokens, heads, dim).transpose(1, 2)
 
 
-def _new_lse(q):
+def new_lse(q):
     return q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
 
 
@@ -47,19 +48,19 @@ def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None,
     lists = _shape_of_lists(q, k, pattern, budgets, sequences) if keep else (0,)
     if keep and plan is not None and sequences is not None:
         lists = plan.shape
-    return _new_like(q, sequences), _new_lse(q), q.new_empty(lists, dtype=torch.int32)
+    return new_like(q, sequences), new_lse(q), q.new_empty(lists, dtype=torch.int32)
 
 
 @torch.library.register_fake("hsattn::attention_no_grad")
 def _(q, k, v, plan, pattern, causal, budgets, scale, sequences=None, pooled_k=None, pooled_v=None):
-    return _new_like(q, sequences), _new_lse(q)
+    return new_like(q, sequences), new_lse(q)
 
 
 @torch.library.register_fake("hsattn::attention_backward")
 def _(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale, sequences=None, pooled_k=None, pooled_v=None):
     has_gradient = pooled_k is not None and Budgets(*budgets).far_field
     dpooled = [q.new_empty(0) if not has_gradient else t.new_empty(t.shape) for t in (pooled_k, pooled_v)]
-    return _new_like(q, sequences), _new_like(k, sequences), _new_like(v, sequences), *dpooled
+    return new_like(q, sequences), new_like(k, sequences), new_like(v, sequences), *dpooled
 
 
 @torch.library.register_fake("hsattn::make_plan")
@@ -152,12 +153,12 @@ def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, seq
     return (weight * mean_key).to(given), dk.to(given), dpooled_k
 
 
-def _no_double_backward(ctx, *grads):
+def no_double_backward(ctx, *grads):
     raise NotImplementedError("hsattn: double backward (a gradient of a gradient of attention) is not supported")
 
 
 torch.library.register_autograd("hsattn::attention_forward", _backward, setup_context=_save)
-torch.library.register_autograd("hsattn::attention_backward", _no_double_backward)
+torch.library.register_autograd("hsattn::attention_backward", no_double_backward)
 
 
 def _save_pool(ctx, inputs, output):
@@ -171,4 +172,4 @@ def _backward_pool(ctx, dpooled_k, dpooled_v):
 
 
 torch.library.register_autograd("hsattn::pool_forward", _backward_pool, setup_context=_save_pool)
-torch.library.register_autograd("hsattn::pool_backward", _no_double_backward)
+torch.library.register_autograd("hsattn::pool_backward", no_double_backward)

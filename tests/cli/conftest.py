@@ -15,9 +15,9 @@ def hsattn():
         pytest.fail(f"{program()} is not built; ./run build makes it")
 
     def run(*arguments, **options):
-        options.setdefault("timeout", 300)
+        options = {"timeout": 300, "text": True} | options
         command = [str(program()), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+        return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, **options)
 
     return run
 

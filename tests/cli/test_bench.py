@@ -19,7 +19,9 @@ def rows_of(done):
     return json.loads(done.stdout)["results"]
 
 
-@pytest.mark.parametrize("pattern", ["hsa", "full", "local", "sparse_transformer_fixed", "longformer"])
+@pytest.mark.parametrize(
+    "pattern", ["hsa", "full", "local", "sparse_transformer_fixed", "longformer", "linear", "performer"]
+)
 def test_each_pattern_is_checked_and_timed(hsattn, pattern):
     budgets = ["--window", 16, "--top-k", 32, "--top-nodes", 8, "--dense-until", 0]
     arguments = ["--pattern", pattern, "--lengths", "256,300", "--repeats", 1, "--kv-heads", 2, *budgets]

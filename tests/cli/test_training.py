@@ -120,7 +120,11 @@ def test_the_seed_decides(hsattn, small, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "attention", ["standard", "sdpa", "full", "local", "sparse_transformer", "longformer", "bigbird"]
+    "attention",
+    [
+        *("standard", "sdpa", "full", "local", "sparse_transformer", "longformer", "bigbird"),
+        *("linear", "performer", "linformer"),
+    ],
 )
 def test_every_attention_learns(hsattn, small, tmp_path, attention):
     arguments = ["--attention", attention, "--steps", 12, "--kv-heads", 1, "--accumulate", 2, "--batch", 1]

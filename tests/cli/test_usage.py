@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from built_program import program
 
-COMMANDS = ("prepare", "train", "eval", "bench", "bench-step", "inspect", "doctor")
+COMMANDS = ("prepare", "tokenizer", "train", "eval", "bench", "bench-step", "inspect", "doctor")
 
 
 def test_help_lists_the_commands(hsattn):

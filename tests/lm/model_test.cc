@@ -2,6 +2,7 @@
 
 #include "hsattn/base/error.h"
 #include "lm/data/token_file.h"
+#include "lm/data/token_writer.h"
 #include "lm/eval/check_op.h"
 #include "lm/eval/evaluate.h"
 #include "lm/eval/exact_rows.h"
@@ -24,6 +25,7 @@ ModelConfig small_model(const std::string& attention) {
   ModelConfig config;
   config.layers = 2, config.width = 64, config.heads = 4, config.kv_heads = 2, config.vocabulary = 50;
   config.attention.attention = attention;
+  config.attention.segment = 32, config.attention.longest = kTokens + 10;
   HsaOptions& o = config.attention.hsa;
   o.window = 16, o.top_k = 32, o.candidates = 64, o.top_nodes = 8, o.dense_until = 0;
   return config;
@@ -83,7 +85,7 @@ TEST(Transformer, CheckpointingCountsAttendedTokensOnce) {
 
 std::vector<std::string> every_attention() {
   std::vector<std::string> names = pattern_names();
-  names.insert(names.end(), {"standard", "sdpa"});
+  names.insert(names.end(), {"standard", "sdpa", "linear", "performer", "linformer"});
   return names;
 }
 
@@ -104,22 +106,68 @@ TEST(Transformer, NoTokenSeesALaterOne) {
 }
 
 TEST(Transformer, GradientIsTheSlopeOfTheLoss) {
-  Transformer model(small_model("hsa"), 1);
-  const LossAndGradients at_start = run(model);
-  double slope = 0;
-  for (const Tensor& gradient : at_start.gradients) slope += gradient.pow(2).sum().item<double>();
-  const double step = 1e-3 / slope;  // the loss should fall by about 1e-3
-  {
-    const at::NoGradGuard no_gradient;
-    std::size_t i = 0;
-    for (auto& [name, parameter] : model.parameters()) parameter.sub_(at_start.gradients[i++], step);
+  for (const char* attention : {"hsa", "linear", "performer", "linformer"}) {
+    SCOPED_TRACE(attention);
+    Transformer model(small_model(attention), 1);
+    const LossAndGradients at_start = run(model);
+    double slope = 0;
+    for (const Tensor& gradient : at_start.gradients) slope += gradient.pow(2).sum().item<double>();
+    const double step = 1e-3 / slope;  // the loss should fall by about 1e-3
+    {
+      const at::NoGradGuard no_gradient;
+      std::size_t i = 0;
+      for (auto& [name, parameter] : model.parameters()) parameter.sub_(at_start.gradients[i++], step);
+    }
+    EXPECT_NEAR(at_start.loss - run(model).loss, 1e-3, 2e-4);
   }
-  EXPECT_NEAR(at_start.loss - run(model).loss, 1e-3, 2e-4);
+}
+
+TEST(Transformer, LinformerSharesItsProjections) {
+  const auto parameters = [](const ModelConfig& config) {
+    Index sum = 0;
+    for (const auto& [name, parameter] : Transformer(config, 1).parameters()) sum += parameter.numel();
+    EXPECT_EQ(sum, config.parameters());
+    return sum;
+  };
+  ModelConfig config = small_model("hsa");
+  const Index without = parameters(config), one = config.attention.rank * config.attention.longest;
+  config.attention.attention = "linformer";
+  EXPECT_EQ(parameters(config) - without, one);
+  config.attention.sharing = "key_value";
+  EXPECT_EQ(parameters(config) - without, 2 * one);
+  config.attention.sharing = "heads";
+  EXPECT_EQ(parameters(config) - without, 4 * one);
+  Transformer model(config, 1);
+  for (const Tensor& gradient : run(model).gradients) EXPECT_GT(gradient.abs().max().item<double>(), 0);
+
+  config.attention.longest = kTokens - 1;
+  EXPECT_THROW(Transformer(config, 1).hidden(tokens()), InvalidArgument);
+  Transformer other(small_model("hsa"), 1);
+  other.set_attention(small_model("linformer").attention);
+  EXPECT_THROW(other.hidden(tokens()), InvalidArgument);
+}
+
+TEST(Transformer, PerformerDrawsItsFeaturesFromTheSeed) {
+  const at::NoGradGuard no_gradient;
+  Transformer model(small_model("performer"), 1);
+  const Tensor first = model.hidden(tokens());
+  model.draw_features(7);
+  EXPECT_EQ(model.config().attention.feature_seed, 7);
+  const Tensor other = model.hidden(tokens());
+  EXPECT_GT(difference(first, other), 1e-6);
+  ModelConfig config = small_model("performer");
+  config.attention.feature_seed = 7;
+  EXPECT_TRUE(at::equal(Transformer(config, 1).hidden(tokens()), other));
+  config.attention.redraw = 10;
+  EXPECT_EQ(config.attention.feature_seed_at(9), 7);
+  EXPECT_EQ(config.attention.feature_seed_at(10), 8);
 }
 
 TEST(Transformer, RecomputingBlocksChangesNoBit) {
-  for (const char* attention : {"sdpa", "hsa"}) {
-    Transformer plain(small_model(attention), 1), recomputing(small_model(attention), 1);
+  for (const char* attention : {"sdpa", "hsa", "linear", "performer", "linformer"}) {
+    ModelConfig config = small_model(attention);
+    config.attention.sharing = "heads";  // what layers share adds up its gradients in another order
+    Transformer plain(config, 1), recomputing(config, 1);
     recomputing.set_checkpointing(true);
     const LossAndGradients a = run(plain), b = run(recomputing);
     EXPECT_EQ(a.loss, b.loss);

@@ -64,6 +64,15 @@ TEST(Prepare, TakesHeldOutFilesAsGiven) {
   EXPECT_EQ(bytes_of(folder.file("out/heldout.tokens")), std::string("test\0", 5));
 }
 
+TEST(Prepare, CutsTailsBetweenCharacters) {
+  const TemporaryFolder folder;
+  folder.write("text/a.txt", "aaaaaa\u20acb");  // 10 bytes; a fifth would begin inside the sign
+  PrepareOptions options = options_for(folder, "out");
+  options.fraction = 0.2;
+  prepare(options);
+  EXPECT_EQ(bytes_of(folder.file("out/heldout.tokens")), std::string("b\0", 2));
+}
+
 TEST(Prepare, RefusesOptionsThatDoNotFit) {
   const TemporaryFolder folder;
   folder.write("text/a.txt", "text");

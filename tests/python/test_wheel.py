@@ -84,7 +84,8 @@ def test_the_source_archive_holds_what_the_wheel_is_built_from_and_nothing_else(
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    package = {f"hsattn/{path.name}" for path in (ROOT / "python" / "hsattn").iterdir() if path.is_file()}
+    files = [path for path in (ROOT / "python" / "hsattn").rglob("*") if path.is_file()]
+    package = {str(path.relative_to(ROOT / "python")) for path in files if path.suffix != ".pyc"}
     about = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE", "licenses/NOTICE"}
     assert names == package | {LIBRARY} | {f"hsattn-{VERSION}.dist-info/{name}" for name in about}
 

@@ -6,16 +6,16 @@
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
-static void select_queries(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
-  load_tile_rows(job.q, job.group, first, count, job.scale, job.packed->padded_dim, s.q.get());
-  select_tile(job, first, count, lists, s);
-}
-
 #if defined(HSATTN_SIMD_AVX2)
-const Kernels kKernels{kStep, select_queries, forward_tile<Floats>, backward_tile<Floats>, nullptr, nullptr};
+const Kernels kKernels{kStep, false, select_queries, forward_tile<Floats>, backward_tile<Floats>, nullptr, nullptr};
 #else
-const Kernels kKernels{
-    kStep, select_queries, forward_tile<Floats>, backward_tile<Floats>, forward_tile<Pairs>, backward_tile<Pairs>};
+const Kernels kKernels{kStep,
+                       false,
+                       select_queries,
+                       forward_tile<Floats>,
+                       backward_tile<Floats>,
+                       forward_tile<Pairs>,
+                       backward_tile<Pairs>};
 #endif
 
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

@@ -149,8 +149,6 @@ HSATTN_INLINE void pair_up_weights([[maybe_unused]] float* weights) {
   }
 }
 
-constexpr Index kNoUnit = Index{1} << 60;
-
 // The last panel of a quad: its weights wait here until their keys are served.
 struct WaitingPanel {
   alignas(64) float p[kQuad * kPanel];
@@ -293,17 +291,21 @@ static void backward_far(const PackedHead& head, const BackwardJob& out, std::sp
   }
 }
 
-// delta = dout . o, in the chains in which dout . v is summed, so that a row whose one key takes all has a gradient of
-// exactly 0 if o is v. Rows that see nothing get lse 0: all their weights are masked.
-template <class Words>
-static void load_row_statistics(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
-  const Index padded = job.packed->padded_dim;
+// Rows that see nothing get lse 0: all their weights are masked.
+static void load_lse(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; ++row) {
     const bool real = row < count * job.group;
     const Index query = first + row / job.group, head = row % job.group;
     const float lse = real ? out.lse[head * job.shape.queries + query] : 0.0F;
     s.lse[row] = lse == -__builtin_inff() ? 0.0F : lse;
   }
+}
+
+// delta = dout . o, in the chains in which dout . v is summed, so that a row whose one key takes all has a gradient of
+// exactly 0 if o is v.
+template <class Words>
+static void load_deltas(const HeadJob& job, Index count, Scratch& s) {
+  const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < (count * job.group + kQuad - 1) / kQuad * kQuad; row += kQuad) {
     float sum[kQuad][kStep] = {};
     for (Index i = 0; i < job.packed->depth * Words::kPerWord; ++i) {
@@ -355,7 +357,8 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
   const Index padded = head.padded_dim;
   const Index quads = (count * job.group + kQuad - 1) / kQuad;
   load_backward_rows<Words>(job, out, first, count, s);
-  load_row_statistics<Words>(job, out, first, count, s);
+  load_lse(job, out, first, count, s);
+  load_deltas<Words>(job, count, s);
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   __builtin_memset(s.dq.get(), 0, static_cast<std::size_t>(quads * kQuad * padded) * sizeof(float));
 

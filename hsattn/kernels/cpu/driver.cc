@@ -170,11 +170,12 @@ struct ListSource {
 // The part that all forward passes share; `keep` is for lists of the whole call, or null.
 void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const ListSource& source,
                  const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
-  const Kernels& kernels = kernels_for(selected_isa());
+  const Kernels& kernels = kernels_for(selected_isa(), in.q.dtype);
   PackRequest request = request_for(shape, source.given == nullptr && source.rule == nullptr, source.search.rescore);
   request.values = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
   request.step = kernels.step;
+  request.tiles = kernels.tiles;
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
   Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   waves.run([&](Index first_head, Index heads) {
@@ -211,7 +212,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
     empty_lists(shape, blocks);
     return;
   }
-  const Kernels& kernels = kernels_for(selected_isa());
+  const Kernels& kernels = kernels_for(selected_isa(), q.dtype);
   const SearchBudgets budgets = budgets_of(shape, options);
   PackRequest request = request_for(shape, true, budgets.rescore);
   request.far_field = false;
@@ -299,6 +300,19 @@ void spread_node_gradients(const PackedHead& packed, const PlanShape& shape, con
   }
 }
 
+// Sums as kernels with tiles keep them, [units / 2, padded dim, 16], become [tokens, padded dim].
+void turn_columns(const PackedHead& packed, float* sums) {
+  constexpr Index kColumns = 16;
+  const Index padded = packed.padded_dim, block = kColumns * padded;
+  float columns[kColumns * kMaxDim];
+  for (Index first = 0; first < packed.units * kUnit; first += kColumns, sums += block) {
+    std::copy_n(sums, block, columns);
+    for (Index token = 0; token < kColumns; ++token) {
+      for (Index d = 0; d < padded; ++d) sums[token * padded + d] = columns[d * kColumns + token];
+    }
+  }
+}
+
 // Gradients of nodes that the caller pooled: zero where every position attends everything, so that none was packed.
 void write_node_gradients(const Buffer<float>& sums, bool any, Index padded_dim, const Rows<float>& to) {
   for (Index i = 0; i < to.count; ++i) {
@@ -338,6 +352,10 @@ void finish_head(const PackedHead& packed, const PlanShape& shape, GradientSums*
     add_into(sum.dk_nodes.get(), ranges[r].dk_nodes.get(), sum.nodes);
     add_into(sum.dv_nodes.get(), ranges[r].dv_nodes.get(), sum.nodes);
   }
+  if (packed.tiles) {
+    turn_columns(packed, sum.dk.get());
+    turn_columns(packed, sum.dv.get());
+  }
   if (packed.pairs) {  // their queries are not multiplied by it
     for (Index i = 0; i < sum.tokens; ++i) sum.dk[i] *= scale;
   }
@@ -371,11 +389,12 @@ BackwardJob backward_job(const HeadJob& job, const AttentionInputs& in, const At
 void backward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionSaved& saved,
               const AttentionGradients& grads, Executor& executor) {
   const PlanShape shape = without_idle_search(plan.shape);
-  const Kernels& kernels = kernels_for(selected_isa());
+  const Kernels& kernels = kernels_for(selected_isa(), in.q.dtype);
   PackRequest request = request_for(shape, false, false);
   request.values = request.backward = true;
   request.pairs = packs_pairs(selected_isa(), in.q.dtype);
   request.step = kernels.step;
+  request.tiles = kernels.tiles;
   const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
   Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   const Index ranges = query_ranges(shape);

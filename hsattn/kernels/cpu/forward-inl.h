@@ -8,6 +8,8 @@
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
+constexpr Index kNoUnit = Index{1} << 60;  // comes after all others
+
 // Where the walk of a quad stands.
 struct Cursor {
   const Entry* at = nullptr;

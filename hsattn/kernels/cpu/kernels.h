@@ -45,20 +45,22 @@ struct BackwardJob {
   const float* lse = nullptr;  // [group, queries]
   WritableRows dq;
   float* dk = nullptr;        // [units, 8, padded dim]: sums of ds (scale q); of ds q if the packed head has pairs
-  float* dv = nullptr;        // [units, 8, padded dim]
+  float* dv = nullptr;        // [units, 8, padded dim]; if it has tiles, these are [units / 2, padded dim, 16]
   float* dk_nodes = nullptr;  // [pyramid rows, padded dim]; far field only
   float* dv_nodes = nullptr;
 };
 
 // Memory of one task, reused from tile to tile.
 struct Scratch {
-  Index rows = 0;                                  // of a tile, a multiple of 4
+  Index rows = 0;                                  // of a tile, a multiple of 32
   Index capacity = 0;                              // nodes or tokens that a cell may score at once
   Buffer<float> q, o, dout, dq;                    // [rows, padded dim]
-  Buffer<float> q_pairs, dout_pairs;               // [rows, padded dim / 2]: pairs of dimensions; q without scale
-  Buffer<float> q_row_pairs, dout_row_pairs;       // [rows / 2, padded dim]: pairs of rows; backward only
+  Buffer<float> q_pairs, dout_pairs;               // [rows, max of depth, padded dim / 2]: q without scale
+  Buffer<float> q_row_pairs, dout_row_pairs;       // [rows / 2, padded dim]: pairs of rows; backward only; of tiles
+                                                   // [rows / 32, padded dim, 16]
   Buffer<float> max, far_sum, lse, delta;          // [rows]
   Buffer<float> sums, rounded_sums;                // [rows, 8]; the second of weights as Pairs hold them
+  Buffer<float> tile_sums;                         // [rows, 16]: rounded_sums in the first column; tiles only
   Buffer<float> scores;                            // [4 group, capacity]
   Buffer<float> mass;                              // [4, capacity]
   Buffer<float> work, spare;                       // [capacity], [capacity + 16]
@@ -81,6 +83,7 @@ struct Scratch {
 
 struct Kernels {
   Index step;  // how they want heads packed: see PackedHead
+  bool tiles;
   // Fills lists [count, slots] for queries [first, first + count), at most kTile of them.
   void (*select)(const HeadJob&, Index first, Index count, std::int32_t* lists, Scratch&);
   void (*forward)(const HeadJob&, Index first, Index count, const ForwardOutputs&, Scratch&);
@@ -93,7 +96,14 @@ struct Kernels {
 // Whether tensors of `type` are packed as pairs for these kernels.
 bool packs_pairs(Isa isa, DType type);
 
-const Kernels& kernels_for(Isa isa);
+const Kernels& kernels_for(Isa isa, DType type);
+
+namespace amx {
+extern const Kernels kKernels;
+}
+namespace portable_amx {
+extern const Kernels kKernels;
+}
 
 namespace avx512 {
 extern const Kernels kKernels;

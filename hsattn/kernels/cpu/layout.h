@@ -16,6 +16,7 @@ constexpr Index kUnit = 8;                     // tokens of a unit: one AVX2 vec
 constexpr Index kQuad = 4;                     // rows that a micro-kernel works on at once
 constexpr Index kPanelUnits = 8;               // units of one panel
 constexpr Index kPanel = kUnit * kPanelUnits;  // keys of one panel
+constexpr Index kStrip = 16;                   // rows that one tile register holds: 4 quads
 constexpr Index kTile = 64;                    // positions whose quads walk their lists side by side
 constexpr Index kSideBySide = 32;  // quads of a tile that walk side by side; more only spread over the cache
 constexpr Index kDimAlign = 16;    // rows are padded to this many floats
@@ -71,13 +72,18 @@ struct PackedPyramid {
 // pair joins what a product adds up: neighbouring dimensions in keys_t and values_t, neighbouring tokens in the others.
 // These two hold a unit in steps of one vector: the next word of each token, or the next two where 16 lanes leave room
 // (taking halves of vectors from two units instead costs Intel's processors a fifth of the time of scores).
+//
+// Kernels with tile registers want `tiles`: columns of 16 tokens, so that 16 pairs of dimensions of them are one tile,
+// and whole groups of 4 units, whose values are one tile for each 16 dimensions.
 struct PackedHead {
   Index keys = 0, dim = 0, padded_dim = 0, units = 0;
   bool pairs = false;
+  bool tiles = false;               // with pairs only
+  Index columns = kUnit;            // tokens side by side in keys_t: 8, or 16
   Index step = 1;                   // words of a token side by side in keys_t: 1 or 2
-  Index depth = 0;                  // words of a token in keys_t: dim, or half of it, rounded up to steps
+  Index depth = 0;                  // words of a token in keys_t: dim, or half of it, rounded up to steps or tiles
   Index unit_rows = kUnit;          // rows of words of a unit in values: 8, or 4
-  Buffer<float> keys_t;             // [units, depth / step, 8, step]; not for a search alone
+  Buffer<float> keys_t;             // [tokens / columns, depth / step, columns, step]; not for a search alone
   Buffer<float> values;             // [units, unit rows, padded dim]
   Buffer<float> values_t;           // as keys_t; backward only
   Buffer<float> key_rows;           // [units, unit rows, padded dim]; backward only

@@ -10,29 +10,34 @@
 namespace hsattn::cpu {
 namespace {
 
-// Step i of a unit is bytes [i kBytes, (i + 1) kBytes) of each of its rows; `bytes` of a row and `count` rows exist,
-// the rest becomes zeros.
+// Step i of a unit is bytes [i kBytes, (i + 1) kBytes) of each of its rows, one after another; steps are `columns`
+// tokens apart. `bytes` of a row and `count` rows exist, the rest becomes zeros.
 template <Index kBytes>
-void transpose_bytes(const std::byte* rows, Index stride, Index count, Index bytes, Index steps, std::byte* out) {
+void transpose_bytes(const std::byte* rows, Index stride, Index count, Index bytes, Index steps, Index columns,
+                     std::byte* out) {
   const Index whole = bytes / kBytes;
-  if (count < kUnit || whole < steps) std::memset(out, 0, static_cast<std::size_t>(steps * kUnit * kBytes));
+  if (count < kUnit || whole < steps) {
+    for (Index i = 0; i < steps; ++i) std::memset(out + i * columns * kBytes, 0, kUnit * kBytes);
+  }
   for (Index i = 0; i < whole; ++i) {
     for (Index j = 0; j < count; ++j)
-      std::memcpy(out + (i * kUnit + j) * kBytes, rows + j * stride + i * kBytes, kBytes);
+      std::memcpy(out + (i * columns + j) * kBytes, rows + j * stride + i * kBytes, kBytes);
   }
-  if (whole == steps) return;
   const Index rest = bytes - whole * kBytes;
+  if (rest == 0) return;
   for (Index j = 0; j < count; ++j) {
-    std::memcpy(out + (whole * kUnit + j) * kBytes, rows + j * stride + whole * kBytes, static_cast<std::size_t>(rest));
+    std::memcpy(out + (whole * columns + j) * kBytes, rows + j * stride + whole * kBytes,
+                static_cast<std::size_t>(rest));
   }
 }
 
 // A unit of `head`, in steps of words: rows of floats, or rows of bfloat16 as they are stored.
-void transpose_unit(const PackedHead& head, const std::byte* rows, Index stride, Index count, Index bytes, float* out) {
-  const Index steps = head.depth / head.step;
-  auto* to = reinterpret_cast<std::byte*>(out);
-  if (head.step == 2) return transpose_bytes<8>(rows, stride, count, bytes, steps, to);
-  transpose_bytes<4>(rows, stride, count, bytes, steps, to);
+void transpose_unit(const PackedHead& head, Index unit, const std::byte* rows, Index stride, Index count, Index bytes,
+                    float* out) {
+  const Index steps = head.depth / head.step, units = head.columns / kUnit;  // that stand side by side
+  auto* to = reinterpret_cast<std::byte*>(out + (unit / units * head.depth * units + unit % units) * kUnit);
+  if (head.step == 2) return transpose_bytes<8>(rows, stride, count, bytes, steps, head.columns, to);
+  transpose_bytes<4>(rows, stride, count, bytes, steps, head.columns, to);
 }
 
 void copy_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, float* out) {
@@ -86,8 +91,13 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   head.padded_dim = round_up(dim, kDimAlign);
   head.units = ceil_div(keys, kUnit);
   head.pairs = request.pairs;
-  head.step = request.step;
-  head.depth = round_up(request.pairs ? ceil_div(dim, Index{2}) : dim, head.step);
+  head.tiles = request.tiles;
+  head.step = request.tiles ? 1 : request.step;
+  if (head.tiles) {
+    head.columns = 2 * kUnit;
+    head.units = round_up(head.units, Index{4});
+  }
+  head.depth = round_up(request.pairs ? ceil_div(dim, Index{2}) : dim, head.tiles ? kDimAlign : head.step);
   head.unit_rows = request.pairs ? kUnit / 2 : kUnit;
   const char* what = "attention: packed keys and values";
   head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
@@ -143,11 +153,11 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
     const int values_flag = all_finite(values.data, values.stride, count, dim) ? 0 : 2;
     head.not_finite[unit] = static_cast<std::uint8_t>(keys_flag | values_flag);
     const auto columns = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
-      float* out = to.get() + unit * head.depth * kUnit;
       const bool as_stored = head.pairs;
       const std::byte* from = as_stored ? stored.row(first) : reinterpret_cast<const std::byte*>(rows.data);
       const Index element = size_of(as_stored ? stored.dtype : DType::kFloat32);
-      transpose_unit(head, from, (as_stored ? stored.stride : rows.stride) * element, count, dim * element, out);
+      transpose_unit(head, unit, from, (as_stored ? stored.stride : rows.stride) * element, count, dim * element,
+                     to.get());
     };
     const auto rows = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
       float* out = to.get() + unit * head.unit_rows * pd;

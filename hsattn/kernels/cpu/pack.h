@@ -13,6 +13,7 @@ struct PackRequest {
   bool rescore = false;    // keys rounded to bytes
   bool far_field = false;  // key and value pyramid rows
   bool pairs = false;      // keys and values as pairs of bfloat16; the tensors are bfloat16
+  bool tiles = false;      // see PackedHead
   Index step = 1;          // see PackedHead
   Index block = 8;
   Pooling pooling = Pooling::kMean;

@@ -143,4 +143,9 @@ static void select_tile(const HeadJob& job, Index first, Index count, std::int32
   }
 }
 
+static void select_queries(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
+  load_tile_rows(job.q, job.group, first, count, job.scale, job.packed->padded_dim, s.q.get());
+  select_tile(job, first, count, lists, s);
+}
+
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

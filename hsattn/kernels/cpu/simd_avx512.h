@@ -23,6 +23,13 @@ HSATTN_INLINE F round_nearest(F x) { return _mm512_roundscale_ps(x, 0); }
 HSATTN_INLINE F scale_by_power(F x, F exponent) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(exponent, _mm512_set1_ps(-125.0F), _CMP_NLT_UQ), x, exponent);
 }
+// p 2^(n - m) in the lanes of `keep`, 0 elsewhere, for integers n and m that 1.5 * 2^23 was added to. Normal results
+// only.
+HSATTN_INLINE F scale_by_shifted(M keep, F p, F n, F m) {
+  const __m512i power = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_castps_si512(n), _mm512_castps_si512(m)), 23);
+  return _mm512_castsi512_ps(_mm512_maskz_add_epi32(keep, power, _mm512_castps_si512(p)));
+}
+HSATTN_INLINE F round_up(F x) { return _mm512_roundscale_ps(x, 2); }
 HSATTN_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
 HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
   return static_cast<M>(bytes[0] | (static_cast<unsigned>(bytes[1]) << 8));
@@ -96,6 +103,27 @@ HSATTN_INLINE void store_sums(const F* x, float* out, Index stride) {
   _mm_storeu_ps(out + 2 * stride, _mm512_extractf32x4_ps(sums, 2));
   _mm_storeu_ps(out + 3 * stride, _mm512_extractf32x4_ps(sums, 3));
 }
+// Lane 4 i + j of the result: the largest of quarter i of vector j.
+HSATTN_INLINE F maxima_of_quarters(const F* x) {
+  const __m512d a = _mm512_castps_pd(_mm512_max_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1])));
+  const __m512d b = _mm512_castps_pd(_mm512_max_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3])));
+  return _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+}
+// Lane r: the largest lane of vector r.
+HSATTN_INLINE F maxima_of_rows(const F* x) {
+  const F a = maxima_of_quarters(x), b = maxima_of_quarters(x + 4), c = maxima_of_quarters(x + 8);
+  const F d = maxima_of_quarters(x + 12);
+  const F ab = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const F cd = _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+  return _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+// Bytes [8][4] as [4][8].
+HSATTN_INLINE void transpose_bytes(const std::uint32_t* words, std::uint8_t* bytes) {
+  const __m256i turn = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i fours = _mm256_shuffle_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)), turn);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), _mm256_permutevar8x32_epi32(fours, order));
+}
 HSATTN_INLINE M above(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
 // bytes[i] |= flag in the lanes of m.
 HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
@@ -132,6 +160,13 @@ HSATTN_INLINE F add_pair_products(F sum, F a, F b) {
 }
 HSATTN_INLINE F and_bits(F x, std::uint32_t mask) {
   return _mm512_and_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(mask))));
+}
+HSATTN_INLINE F or_bits(F x, F y) { return _mm512_or_ps(x, y); }
+HSATTN_INLINE F xor_bits(F x, std::uint32_t mask) {
+  return _mm512_xor_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(mask))));
+}
+HSATTN_INLINE F lower_numbers(F pairs) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
 }
 // 32 numbers, rounded: lane i holds numbers 2i and 2i + 1.
 HSATTN_INLINE F pairs_of_neighbours(F first, F second) {

@@ -52,6 +52,10 @@ HSATTN_INLINE F scale_by_power(F x, F exponent) {
   __builtin_memcpy(&factor, &biased, sizeof factor);
   return x * factor + (e - bounded) * 0.0F;  // a NaN exponent gives NaN
 }
+HSATTN_INLINE F round_up(F x) {
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_ceilf(x[i]);
+  return x;
+}
 HSATTN_INLINE float reduce_max(F x) {
   float best = x[0];
   for (int i = 1; i < kLanes; ++i) best = x[i] > best ? x[i] : best;
@@ -63,6 +67,13 @@ HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
 HSATTN_INLINE F select(M m, F yes, F no) {
   const I bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
   return (bit & static_cast<std::int32_t>(m)) != 0 ? yes : no;
+}
+// p 2^(n - m) in the lanes of `keep`, 0 elsewhere, for integers n and m that 1.5 * 2^23 was added to. Normal results
+// only.
+HSATTN_INLINE F scale_by_shifted(M keep, F p, F n, F m) {
+  typedef std::uint32_t U __attribute__((vector_size(64)));
+  const U power = (reinterpret_cast<U>(n) - reinterpret_cast<U>(m)) << 23;
+  return select(keep, reinterpret_cast<F>(reinterpret_cast<U>(p) + power), zero());
 }
 HSATTN_INLINE M bits_of(I comparison) {
   M m = 0;
@@ -131,6 +142,16 @@ HSATTN_INLINE H sums_of_units(const F* x) {
 HSATTN_INLINE void store_sums(const F* x, float* out, Index stride) {
   for (int i = 0; i < 16; ++i) out[i / 4 * stride + i % 4] = sum_of_unit(x[i], 0) + sum_of_unit(x[i], 1);
 }
+// Lane r: the largest lane of vector r.
+HSATTN_INLINE F maxima_of_rows(const F* x) {
+  F maxima;
+  for (int r = 0; r < kLanes; ++r) maxima[r] = reduce_max(x[r]);
+  return maxima;
+}
+// Bytes [8][4] as [4][8].
+HSATTN_INLINE void transpose_bytes(const std::uint32_t* words, std::uint8_t* bytes) {
+  for (int i = 0; i < 32; ++i) bytes[i % 4 * 8 + i / 4] = static_cast<std::uint8_t>(words[i / 4] >> (i % 4 * 8));
+}
 HSATTN_INLINE M above(F x, F y) { return bits_of(x > y); }
 HSATTN_INLINE void mark_lanes(std::uint8_t* bytes, M m, std::uint8_t flag) {
   for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<std::uint8_t>(bytes[i] | ((m >> i & 1) != 0 ? flag : 0));
@@ -183,6 +204,10 @@ HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }
 // Pairs of bfloat16. The sum takes the upper products first, then the lower ones, each rounded to float32.
 HSATTN_INLINE F and_bits(F x, std::uint32_t mask) {
   return reinterpret_cast<F>(reinterpret_cast<I>(x) & static_cast<std::int32_t>(mask));
+}
+HSATTN_INLINE F or_bits(F x, F y) { return reinterpret_cast<F>(reinterpret_cast<I>(x) | reinterpret_cast<I>(y)); }
+HSATTN_INLINE F xor_bits(F x, std::uint32_t mask) {
+  return reinterpret_cast<F>(reinterpret_cast<I>(x) ^ static_cast<std::int32_t>(mask));
 }
 HSATTN_INLINE F lower_numbers(F pairs) { return reinterpret_cast<F>(reinterpret_cast<I>(pairs) << 16); }
 HSATTN_INLINE F add_pair_products(F sum, F a, F b) {

@@ -51,7 +51,7 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   const char* what = "attention: working memory of a task";
   const Index padded = job.packed->padded_dim;
   const Index positions = std::min(kTile, job.shape.queries);
-  rows = round_up(positions * job.group, kQuad);
+  rows = round_up(positions * job.group, 2 * kStrip);
   q = allocate_buffer<float>(rows * padded, what);
   o = allocate_buffer<float>(rows * padded, what);
   max = allocate_buffer<float>(rows, what);
@@ -64,10 +64,12 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
     delta = allocate_buffer<float>(rows, what);
   }
   if (job.packed->pairs) {
-    q_pairs = allocate_buffer<float>(rows * padded / 2, what);
+    const Index words = std::max(job.packed->depth, padded / 2);
+    q_pairs = allocate_buffer<float>(rows * words, what);
     rounded_sums = allocate_buffer<float>(rows * kUnit, what);
+    if (job.packed->tiles) tile_sums = allocate_buffer<float>(rows * kStrip, what);
     if (backward) {
-      dout_pairs = allocate_buffer<float>(rows * padded / 2, what);
+      dout_pairs = allocate_buffer<float>(rows * words, what);
       q_row_pairs = allocate_buffer<float>(rows * padded / 2, what);
       dout_row_pairs = allocate_buffer<float>(rows * padded / 2, what);
     }
@@ -149,17 +151,17 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
   }
 }
 
-const Kernels& kernels_for(Isa isa) {
+const Kernels& kernels_for(Isa isa, DType type) {
+  const bool pairs = packs_pairs(isa, type);
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512 || isa == Isa::kAvx512BFloat16) return avx512::kKernels;
+  if (isa == Isa::kAmx && pairs) return amx::kKernels;
+  if (isa == Isa::kAmx || isa == Isa::kAvx512 || isa == Isa::kAvx512BFloat16) return avx512::kKernels;
   if (isa == Isa::kAvx2) return avx2::kKernels;
 #endif
-  (void)isa;
+  if (isa == Isa::kPortableAmx && pairs) return portable_amx::kKernels;
   return portable::kKernels;
 }
 
-bool packs_pairs(Isa isa, DType type) {
-  return type == DType::kBFloat16 && (isa == Isa::kAvx512BFloat16 || isa == Isa::kPortableBFloat16);
-}
+bool packs_pairs(Isa isa, DType type) { return type == DType::kBFloat16 && has_pair_products(isa); }
 
 }  // namespace hsattn::cpu

@@ -1,0 +1,3 @@
+// The kernels for portable_amx, which imitate tile registers; no vector flags.
+#define HSATTN_SIMD_NAMESPACE portable_amx
+#include "hsattn/kernels/cpu/tiles-inl.h"
