@@ -37,10 +37,14 @@ nlohmann::ordered_json result(const lm::StepBenchOptions& o, const Rows& rows, c
                                  {"available_gib", row.available_gib}};
   if (!row.fits) return json;
   json["ms"] = row.step;
+  json["all_ms"] = row.steps;
+  if (o.forward) json["forward_ms"] = row.forward, json["all_forward_ms"] = row.forwards;
   json["attention_ms"] = row.in_attention;
   json["optimizer_ms"] = row.in_optimizer;
   json["attention_share"] = row.in_attention / row.step;
   json["tokens_per_s"] = tokens_per_s(o, row);
+  json["peak_memory_mib"] = row.peak_memory_mib;
+  json["step_memory_mib"] = row.step_memory_mib;
   json["attended_tokens"] = row.attended_tokens;
   json["loss"] = row.loss;
   json["loss_error"] = row.loss_error;

@@ -29,6 +29,12 @@ Command eval_command();
 Command bench_command();
 Command bench_step_command();
 Command inspect_command();
+Command patterns_command();
+Command task_command();
+Command recall_command();
+Command theory_command();
+Command reproduce_command();
+Command report_command();
 Command doctor_command();
 
 /// In the order of help.

@@ -16,6 +16,7 @@ class Series:
     style: str
     points: list[tuple[float, float]]
     markers: bool = False
+    spread: list[tuple[float, float]] = field(default_factory=list)  # (lowest, highest) at each point, drawn as a bar
 
 
 @dataclass
@@ -45,9 +46,11 @@ def nice_ticks(low, high, wanted=5):
 
 
 def log_ticks(low, high):
-    """1, 2, 5 times powers of ten inside [low, high]; only the powers if that would be more than eight."""
+    """1, 2, 5 times powers of ten inside [low, high]; only the powers if that is more than eight, even steps if one."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    if len(ticks) < 2:  # a narrow range
+        return nice_ticks(low, high, 4)
     return ticks if len(ticks) <= 8 else [t for t in ticks if math.isclose(math.log10(t) % 1, 0, abs_tol=1e-9)]
 
 
@@ -56,6 +59,8 @@ def short(value):
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"
+    if 0 < abs(value) < 1e-2:
+        return f"{value:.0e}".replace("e-0", "e-")
     return f"{value:.3g}"
 
 
@@ -123,7 +128,8 @@ def line_chart(
         return '<p class="quiet">No points were recorded for this chart.</p>'
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     x = _axis([p[0] for s in series for p in s.points], LEFT, right, log_x, x_ticks)
-    y = _axis([p[1] for s in series for p in s.points], bottom - (0 if from_zero else 10), TOP, log_y, None, from_zero)
+    heights = [p[1] for s in series for p in s.points] + [h for s in series for pair in s.spread for h in pair]
+    y = _axis(heights, bottom - (0 if from_zero else 10), TOP, log_y, None, from_zero)
     label = f"{y_label} by {x_label}: {', '.join(s.name for s in series)}"
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
     parts += _grid(x, y, x_label, y_label, x_text, y_text)
@@ -132,6 +138,11 @@ def line_chart(
     for s, curve in zip(series, curves, strict=True):
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in curve)
         parts.append(f'<polyline class="curve {s.style}" points="{path}"/>')
+        for (a, _), (low, high) in zip(curve, s.spread, strict=False):
+            parts.append(
+                f'<line class="spread {s.style}" x1="{a:.1f}" x2="{a:.1f}" '
+                f'y1="{y.place(low):.1f}" y2="{y.place(high):.1f}"/>'
+            )
         if s.markers:
             parts += [f'<circle class="{s.style}" cx="{a:.1f}" cy="{b:.1f}" r="2.8"/>' for a, b in curve]
     names = zip(series, curves, heights, strict=True)

@@ -4,6 +4,8 @@
 # torch.compile (python3-dev), C++ tests (libgtest-dev), .gz texts (zlib1g-dev), JSON (nlohmann-json3-dev).
 debian_packages=(g++ cmake ninja-build pkg-config python3 python3-venv python3-dev libgtest-dev zlib1g-dev
   nlohmann-json3-dev)
+# For the tests besides: the browser in which the report's page must work.
+test_packages=(chromium)
 # For 64-bit ARM besides: the cross compiler, and the emulator that runs what it makes.
 aarch64_packages=(g++-aarch64-linux-gnu qemu-user-static)
 
@@ -76,6 +78,10 @@ setup_cmake() {
   [ "$(printf '%s\n' 3.25 "$version" | sort -V | head -n 1)" = 3.25 ] && return 0
   step setup-cmake "Install cmake 3.31.6 into .venv (found $version, 3.25 or newer is needed)" \
     python -m pip install cmake==3.31.6
+}
+
+setup_browser() {
+  command -v chromium >/dev/null || command -v chromium-browser >/dev/null || setup_system "${test_packages[@]}"
 }
 
 setup() {

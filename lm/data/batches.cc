@@ -34,8 +34,8 @@ Index permuted(Index i, Index size, std::uint64_t key) {
   return static_cast<Index>(x);
 }
 
-BatchOrder::BatchOrder(Index tokens, Index context, Index seed)
-    : tokens_(tokens), context_(context), seed_(mix(static_cast<std::uint64_t>(seed))) {
+BatchOrder::BatchOrder(Index tokens, Index context, Index seed, bool aligned)
+    : tokens_(tokens), context_(context), seed_(mix(static_cast<std::uint64_t>(seed))), aligned_(aligned) {
   check(context > 0 && tokens > context, "training: the text has ", tokens, " tokens; context ", context,
         " needs at least ", context + 1);
   windows_ = std::max<Index>((tokens - context) / context, 1);  // one window less: room for the shift
@@ -46,7 +46,7 @@ std::vector<Index> BatchOrder::windows(Index first, Index count) const {
   std::vector<Index> starts;
   for (Index i = first; i < first + count; ++i) {
     const auto key = mix(seed_ + static_cast<std::uint64_t>(i / windows_));
-    const auto shift = static_cast<Index>(mix(key) % static_cast<std::uint64_t>(slack + 1));
+    const auto shift = aligned_ ? 0 : static_cast<Index>(mix(key) % static_cast<std::uint64_t>(slack + 1));
     starts.push_back(shift + context_ * permuted(i % windows_, windows_, key));
   }
   return starts;

@@ -15,8 +15,9 @@ Index permuted(Index i, Index size, std::uint64_t key);
 /// shifts all windows by a random offset and shuffles them, so that each epoch reads each token about once.
 class BatchOrder {
  public:
+  /// `aligned`: no shift, windows begin at multiples of `context`.
   /// Throws InvalidArgument if the file is shorter than one window and its target.
-  BatchOrder(Index tokens, Index context, Index seed);
+  BatchOrder(Index tokens, Index context, Index seed, bool aligned = false);
 
   /// First tokens of the `count` windows that start at the window number `first` of the run.
   std::vector<Index> windows(Index first, Index count) const;
@@ -25,6 +26,7 @@ class BatchOrder {
  private:
   Index tokens_, context_, windows_;
   std::uint64_t seed_;
+  bool aligned_;
 };
 
 /// First tokens of at most `limit` windows (0: all) of `context` inputs and targets, spread evenly over a file.

@@ -133,8 +133,10 @@ Tensor Transformer::hidden(const Tensor& tokens) {
   return rms_norm(x, final_norm_).reshape({-1, config_.width});
 }
 
-Tensor Transformer::loss(const Tensor& tokens, const Tensor& targets) {
-  return chunked_cross_entropy(hidden(tokens), embedding_, targets.reshape({-1}));
+Tensor Transformer::loss(const Tensor& tokens, const Tensor& targets, const Tensor& rows) {
+  const Tensor all = hidden(tokens), next = targets.reshape({-1});
+  if (!rows.defined()) return chunked_cross_entropy(all, embedding_, next);
+  return chunked_cross_entropy(all.index_select(0, rows), embedding_, next.index_select(0, rows));
 }
 
 }  // namespace hsattn::lm

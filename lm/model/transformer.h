@@ -45,8 +45,8 @@ class Transformer {
 
   /// tokens [B, n] int64 -> [B * n, width], normalised: what the output embedding multiplies.
   at::Tensor hidden(const at::Tensor& tokens);
-  /// Mean cross-entropy in nats; targets [B, n].
-  at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets);
+  /// Mean cross-entropy in nats; targets [B, n]. `rows`, if defined, are those of the B * n positions that count.
+  at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, const at::Tensor& rows = {});
 
  private:
   void share_projections();

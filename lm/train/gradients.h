@@ -12,8 +12,8 @@ struct GradientsResult {
 };
 
 /// Leaves in the weights the clipped gradient of the mean loss over `tokens` [windows, context + 1], computed in
-/// `accumulate` equal parts.
+/// `accumulate` equal parts; with `answers_only`, the loss of the answers in them (lm/data/tasks.h).
 GradientsResult compute_gradients(Transformer& model, Optimizer& optimizer, const at::Tensor& tokens, Index accumulate,
-                                  bool bf16);
+                                  bool bf16, bool answers_only = false);
 
 }  // namespace hsattn::lm

@@ -4,6 +4,14 @@
 
 namespace hsattn::lm {
 
+AttentionOptions attention_at(const TrainOptions& o, Index step) {
+  AttentionOptions attention = o.model.attention;
+  if (step > o.first_steps || o.first_top_k == 0) return attention;
+  attention.hsa.candidates = attention.hsa.candidates * o.first_top_k / attention.hsa.top_k;
+  attention.hsa.top_k = o.first_top_k;
+  return attention;
+}
+
 void check_train_options(const TrainOptions& o) {
   check(!o.data.empty(), "no --data; name a folder written by `hsattn prepare`");
   check(!o.run.empty(), "no --run; name the folder of the run");
@@ -35,6 +43,10 @@ void check_train_options(const TrainOptions& o) {
         "; at least 0 is right");
   check(o.keep >= 1, "keep is ", o.keep, "; at least 1 is right");
   check(o.stop_at >= 0, "stop_at is ", o.stop_at, "; at least 0 is right");
+  check(o.first_steps >= 0, "first_steps is ", o.first_steps, "; at least 0 is right");
+  check(o.first_top_k == 0 || o.model.attention.hsa.top_k > 0, "first_top_k is ", o.first_top_k,
+        ", top_k is 0; a top_k of at least 1 is right");
+  check_attention_options(attention_at(o, 1));
 }
 
 }  // namespace hsattn::lm

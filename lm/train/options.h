@@ -32,6 +32,11 @@ struct TrainOptions : Options {
   Index save_every = 100;
   Index keep = 2;
   Index stop_at = 0;
+  std::string init;
+  bool aligned = false;
+  bool answers_only = false;
+  Index first_top_k = 0;
+  Index first_steps = 0;
 
   TrainOptions() { model.vocabulary = 0; }
   void visit(OptionVisitor& option) override {
@@ -59,9 +64,18 @@ struct TrainOptions : Options {
     option("save_every", save_every, "steps between checkpoints; one is written at the end in any case");
     option("keep", keep, "checkpoints to keep, the newest");
     option("stop_at", stop_at, "stop and save after this step, to go on later with --resume; 0: never");
+    option("init", init,
+           "begin with the weights of this model (a run folder, a checkpoint or a file), of the same shape");
+    option("aligned", aligned, "windows begin where documents do, all of `context` tokens: samples of `hsattn task`");
+    option("answers_only", answers_only, "the loss of answers alone: bytes between > and ; of `hsattn task`");
+    option("first_top_k", first_top_k, "top_k of the first steps; candidates grow by as much");
+    option("first_steps", first_steps, "steps with first_top_k");
   }
   void apply_preset() override { model.apply_preset(); }
 };
+
+/// The attention of a step, counted from 1: with a larger budget in the first ones.
+AttentionOptions attention_at(const TrainOptions& options, Index step);
 
 /// Throws InvalidArgument, naming the option.
 void check_train_options(const TrainOptions& options);

@@ -63,6 +63,17 @@ void RunFolder::open_metrics(Index step) {
   if (!metrics_) throw FileError(concat("cannot write ", metrics_file(), ": ", std::strerror(errno)));
 }
 
+nlohmann::ordered_json RunFolder::last_step() const {
+  std::istringstream lines(read_file(metrics_file()));
+  nlohmann::ordered_json last;
+  for (std::string line; std::getline(lines, line);) {
+    auto json = nlohmann::ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.contains("loss")) last = std::move(json);
+  }
+  if (last.is_null()) throw FileError(metrics_file() + ": no step is recorded");
+  return last;
+}
+
 void RunFolder::add_metrics(const nlohmann::ordered_json& line) {
   errno = 0;
   metrics_ << line.dump() << "\n" << std::flush;

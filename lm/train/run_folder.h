@@ -28,6 +28,9 @@ class RunFolder {
 
   /// Drops lines of steps after `step`, left by a run that went on after its last checkpoint, and opens for appending.
   void open_metrics(Index step);
+  /// The line of the last step in metrics.jsonl; evaluations have lines of their own. Throws FileError if there is
+  /// none.
+  nlohmann::ordered_json last_step() const;
   /// Throws FileError if the line cannot be written whole.
   void add_metrics(const nlohmann::ordered_json& line);
 

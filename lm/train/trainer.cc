@@ -46,6 +46,16 @@ nlohmann::ordered_json to_line(const StepMetrics& m) {
           {"elapsed_s", m.elapsed_s}};
 }
 
+// The inverse, for a run that goes on.
+StepMetrics from_line(const nlohmann::ordered_json& line) {
+  StepMetrics m;
+  m.step = line.at("step"), m.tokens = line.at("tokens"), m.loss = line.at("loss");
+  m.tokens_per_s = line.at("tokens_per_s"), m.peak_memory_mib = line.at("peak_memory_mib");
+  m.attention_share = line.at("attention_share"), m.attended_tokens = line.at("attended_tokens");
+  m.learning_rate = line.at("lr"), m.gradient_norm = line.at("grad_norm"), m.elapsed_s = line.at("elapsed_s");
+  return m;
+}
+
 nlohmann::ordered_json to_line(Index step, const EvalResult& r) {
   return {{"step", step},
           {"eval_loss", r.loss},
@@ -65,24 +75,28 @@ class Trainer {
         folder_(options.run),
         text_(options.data + "/train.tokens"),
         held_out_(options.data + "/heldout.tokens"),
-        order_(text_.tokens(), options.context, options.seed),
+        order_(text_.tokens(), options.context, options.seed, options.aligned),
         model_(model_for_data(), options.seed),
         optimizer_(model_.parameters(), options) {
     model_.set_checkpointing(options.checkpointing);
+    if (options.aligned) check_aligned();
     if (resume) {
       load_checkpoint();
     } else {
       folder_.create();
     }
+    if (step_ == 0 && !options_.init.empty()) load_weights(model_file_of(options_.init), model_);
     folder_.write_json("config.json", to_json(options_));
     folder_.write_json("environment.json", describe_environment(threads_));
     folder_.remove_unfinished();
     folder_.open_metrics(step_);
+    if (step_ > 0) metrics_ = from_line(folder_.last_step());
   }
 
   TrainResult run();
 
  private:
+  void check_aligned() const;
   const ModelConfig& model_for_data();
   bool run_step();
   at::Tensor read_windows(const std::vector<Index>& starts);
@@ -110,6 +124,14 @@ class Trainer {
   std::vector<double> rates_, shares_;  // of every step of this process but the first, which warms up
 };
 
+void Trainer::check_aligned() const {
+  for (const std::uint64_t start : text_.document_starts()) {
+    if (start % static_cast<std::uint64_t>(options_.context) == 0) continue;
+    throw FileError(concat(text_.path(), ": a document begins at token ", start, "; aligned windows of ",
+                           options_.context, " tokens need documents of that length"));
+  }
+}
+
 const ModelConfig& Trainer::model_for_data() {
   fit_to_data(options_.model, text_);
   check_fits(options_.model, held_out_);
@@ -133,8 +155,11 @@ bool Trainer::run_step() {
   const std::vector<Index> starts = order_.windows(step_ * windows, windows);
   const at::Tensor tokens = read_windows(starts);
   model_.statistics() = {};
+  if (options_.first_top_k > 0) model_.set_attention(attention_at(options_, step_ + 1));
   model_.draw_features(options_.model.attention.feature_seed_at(step_));
-  const auto [loss, norm] = compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16");
+  const auto [loss, norm] =
+      compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16", options_.answers_only);
+  if (options_.first_top_k > 0) model_.set_attention(options_.model.attention);
   metrics_.loss = loss;
   metrics_.gradient_norm = norm;
   metrics_.step = step_ + 1;
@@ -205,7 +230,7 @@ void Trainer::save_checkpoint() {
 
 void Trainer::load_checkpoint() {
   const std::vector<Index> steps = folder_.checkpoint_steps();
-  if (steps.empty()) throw FileError(folder_.path() + ": no checkpoint to resume from");
+  if (steps.empty()) return;  // it ended before the first: from the start again
   const std::string checkpoint = folder_.checkpoint(steps.back());
   load_weights(checkpoint + "/model.safetensors", model_);
   const std::string path = checkpoint + "/optimizer.safetensors";
@@ -247,6 +272,7 @@ TrainResult Trainer::run() {
                             " of ", options_.steps));
   TrainResult result;
   result.precision = precision_;
+  result.last = metrics_;
   const Index last = options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
   bool finite = true;
   while (step_ < last && !interrupted_ && (finite = run_step())) {
@@ -268,6 +294,7 @@ TrainResult Trainer::run() {
   result.end = interrupted_             ? TrainEnd::kInterrupted
                : step_ < options_.steps ? TrainEnd::kStopped
                                         : TrainEnd::kFinished;
+  if (rates_.empty()) rates_ = {metrics_.tokens_per_s}, shares_ = {metrics_.attention_share};  // it had ended before
   if (rates_.size() > 1) rates_.erase(rates_.begin());
   if (shares_.size() > 1) shares_.erase(shares_.begin());
   result.tokens_per_s = median(rates_);

@@ -10,7 +10,8 @@ SMALL = [
     "--window", 16, "--top-k", 32, "--top-nodes", 8, "--dense-until", 0,
 ]  # fmt: skip
 ROW = {
-    "length", "attention", "fits", "needs_gib", "available_gib", "ms", "attention_ms", "optimizer_ms",
+    "length", "attention", "fits", "needs_gib", "available_gib", "ms", "all_ms", "attention_ms", "optimizer_ms",
+    "peak_memory_mib", "step_memory_mib",
     "attention_share", "tokens_per_s", "attended_tokens", "loss", "loss_error", "gradient_error", "faster",
 }  # fmt: skip
 
@@ -47,6 +48,31 @@ def test_the_table_names_the_setting_and_the_ratios(hsattn, text):
         assert words in done.stdout
     assert [line.split()[0] for line in done.stdout.splitlines()[-2:]] == ["sdpa", "hsa"]
     assert "repeat 1 of 1, sdpa" in done.stderr
+
+
+def test_variants_are_compared_in_one_process(hsattn):
+    names = "hsa,hsa:top_k=64:far_field=false,local:window=32"
+    done = hsattn(*SMALL, "--lengths", 512, "--attention", names, "--forward", "--repeats", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["results"]
+    assert [row["attention"] for row in rows] == names.split(",")
+    attended = [row["attended_tokens"] for row in rows]
+    assert attended[2] < attended[0] < attended[1]
+    for row in rows:
+        assert len(row["all_ms"]) == len(row["all_forward_ms"]) == 2
+        assert 0 < row["forward_ms"] < row["ms"]
+        assert row["peak_memory_mib"] > row["step_memory_mib"] >= 0
+
+
+def test_a_variant_that_makes_no_sense_is_refused(hsattn):
+    for text, says in (
+        ("hsa:depth=3", "no option depth"),
+        ("hsa:levels", "NAME:option=value"),
+        ("hsa:levels=9", "levels"),
+    ):
+        done = hsattn(*SMALL, "--lengths", 256, "--attention", text)
+        assert done.returncode == 2
+        assert says in done.stderr
 
 
 def test_a_text_that_is_too_short_is_refused(hsattn, text):

@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import shutil
 import signal
 import subprocess
 
@@ -151,6 +152,63 @@ def test_an_interrupted_run_is_saved_and_goes_on_bit_equal(small, hsattn, whole,
     assert hsattn("train", "--run", run, "--resume").returncode == 0
     assert losses_of(run) == losses_of(whole[0])
     assert model_bytes(run, 20) == model_bytes(whole[0], 20)
+
+
+def test_a_finished_run_that_is_resumed_says_the_same(hsattn, whole, tmp_path):
+    """As after a kill between the last checkpoint and the result."""
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    before = json.loads((run / "result.json").read_text())
+    (run / "result.json").unlink()
+    done = hsattn("train", "--run", run, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(done.stdout)
+    for name in ("step", "tokens", "loss", "eval_loss", "elapsed_s", "attended_tokens", "finished"):
+        assert after[name] == before[name], name
+    assert after["tokens_per_s"] > 0
+
+
+def test_a_run_without_a_checkpoint_begins_again(hsattn, small, whole, tmp_path):
+    run = tmp_path / "run"
+    assert hsattn(*small, "--run", run, "--steps", 20, "--eval-every", 10, "--stop-at", 1).returncode == 0
+    for path in (run / "checkpoints" / "step-00000001").iterdir():
+        path.unlink()
+    (run / "checkpoints" / "step-00000001").rmdir()
+    assert hsattn("train", "--run", run, "--resume").returncode == 0
+    assert losses_of(run) == losses_of(whole[0])
+    assert model_bytes(run, 20) == model_bytes(whole[0], 20)
+
+
+def test_a_larger_budget_at_first_is_attended_and_resumes(hsattn, small, tmp_path):
+    more = ["--first-top-k", 96, "--first-steps", 4, "--steps", 8]
+    assert hsattn(*small, "--run", tmp_path / "whole", *more).returncode == 0
+    attended = [line["attended_tokens"] for line in lines_of(tmp_path / "whole") if "loss" in line]
+    assert min(attended[:4]) > max(attended[4:])
+    assert hsattn(*small, "--run", tmp_path / "cut", *more, "--stop-at", 3).returncode == 0
+    assert hsattn("train", "--run", tmp_path / "cut", "--resume").returncode == 0
+    assert model_bytes(tmp_path / "cut", 8) == model_bytes(tmp_path / "whole", 8)
+
+
+def test_a_task_is_learned_and_read_out(hsattn, tmp_path):
+    task = tmp_path / "task"
+    made = hsattn("task", "--task", "recall", "--length", 160, "--samples", 64, "--held-out", 64, "--out", task)
+    assert made.returncode == 0, made.stderr
+    model = "--layers 2 --width 32 --heads 2 --context 160 --batch 4 --learning-rate 1e-2 --threads 1 --attention full"
+    train = ["train", "--data", task, *model.split(), "--aligned", "--answers-only", "--steps", 60, "--warmup", 5]
+    assert hsattn(*train, "--run", tmp_path / "first").returncode == 0
+    losses = losses_of(tmp_path / "first")
+    assert losses[-1][1] < math.log(10) + 0.5 < losses[0][1]  # answers are digits; nothing else counts
+    read = ["recall", "--model", tmp_path / "first", "--data", task, "--context", 160, "--answers", 100, "--threads", 1]
+    done = hsattn(*read, "--json")
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert len(answers["right"]) == len(answers["distances"]) == 100
+    assert 0 < answers["accuracy_bytes"] <= 1
+    assert hsattn(*read, "--answers", 100_000).returncode == 1
+    assert hsattn(*train, "--run", tmp_path / "second", "--init", tmp_path / "first").returncode == 0
+    assert losses_of(tmp_path / "second")[0][1] < losses[0][1] - 1
+    shifted = hsattn(*train, "--run", tmp_path / "third", "--context", 150)
+    assert shifted.returncode == 1
+    assert "documents of that length" in shifted.stderr
 
 
 @pytest.mark.parametrize("pooling", [("attention",), ("attention_paper", "--pooler-per-layer"), ("learnable",)])

@@ -1,0 +1,174 @@
+// The runs of each experiment.
+#include <algorithm>
+
+#include "hsattn/base/error.h"
+#include "lm/experiments/cost.h"
+#include "lm/experiments/lister.h"
+
+namespace hsattn::lm {
+
+// The same function by another kernel: the models of full, read with it, in place of as long trainings again.
+void Lister::evaluate_full_with(const System& system) {
+  for (const Index seed : preset_.seeds) {
+    const std::string model = concat("table51/full/seed-", seed);
+    Words words = {"eval", "--model", folder_of(model), "--data", folder_of(kTextRun), "--attention", system.name};
+    append(words,
+           {"--context", std::to_string(preset_.context), "--windows", std::to_string(preset_.eval_windows), "--json"});
+    const double minutes = expected_minutes(preset_, preset_.model, preset_.eval_windows * preset_.context,
+                                            attended(system.name, preset_.context), kReadingPasses);
+    const nlohmann::ordered_json labels = {
+        {"experiment", "table51"}, {"part", "seeds"}, {"system", system.name}, {"seed", seed}, {"weights_of", "full"}};
+    add({concat("table51/", system.name, "/seed-", seed), labels, words, {model}, {}, minutes});
+  }
+}
+
+void Lister::table51() {
+  std::string names;
+  for (const System& system : systems()) {
+    if (!known(system)) continue;
+    names += concat(names.empty() ? "" : ",", system.name);
+    // At equal budget, HSA's neighbours attend a window of their own.
+    if (std::string(system.name) == "local") names += concat(":window=", preset_.budget.attended());
+    if (!preset_.trains) continue;
+    if (another_kernel(system.name)) {
+      evaluate_full_with(system);
+      continue;
+    }
+    const Training t = text_training(system.name, preset_.steps);
+    const std::vector<std::string> rates = grid("table51", t);
+    for (const Index seed : preset_.seeds) {
+      ExperimentRun run = train_run(concat("table51/", system.name, "/seed-", seed), t, seed, kRate,
+                                    {{"experiment", "table51"}, {"part", "seeds"}});
+      run.grid = rates;
+      add(std::move(run));
+    }
+  }
+  for (const Index n : preset_.speed_lengths) {
+    time_steps(concat("table51/speed/", n), {{"experiment", "table51"}, {"part", "speed"}, {"length", n}}, names, {n},
+               {});
+  }
+}
+
+void Lister::scaling() {
+  for (const Index n : preset_.scaling_lengths) {
+    time_steps(concat("scaling/", n), {{"experiment", "scaling"}, {"length", n}}, "hsa,sdpa,standard", {n}, {});
+  }
+}
+
+void Lister::variants(const char* experiment, const std::vector<Variant>& rows, Index steps) {
+  std::string names;
+  for (const Variant& variant : rows) {
+    if (!known(variant)) continue;
+    Training t = text_training("hsa", steps);
+    const std::vector<std::string> rates =
+        preset_.trains ? grid("table51", text_training("hsa", preset_.steps)) : Words();
+    t.changes = variant.changes;
+    names += names.empty() ? "hsa" : ",hsa";
+    for (const std::string& change : variant.changes) {
+      if (!change.starts_with("first_")) names += concat(":", change);  // of training alone
+    }
+    if (!preset_.trains) continue;
+    for (const Index seed : preset_.variant_seeds) {
+      ExperimentRun run = train_run(
+          concat(experiment, "/", variant.name, "/seed-", seed), t, seed, kRate,
+          {{"experiment", experiment}, {"part", "seeds"}, {"variant", variant.name}, {"shows", variant.shows}});
+      run.grid = rates;
+      add(std::move(run));
+    }
+  }
+  time_steps(concat(experiment, "/speed"), {{"experiment", experiment}, {"part", "speed"}}, names, {preset_.context},
+             {});
+}
+
+void Lister::levels() { variants("levels", level_variants(), preset_.level_steps); }
+void Lister::pooling() { variants("pooling", ablation_variants(preset_), preset_.ablation_steps); }
+
+void Lister::patterns() {
+  const std::string first = std::to_string(preset_.seeds.front());
+  for (const char* system : {"hsa", "full"}) {
+    const std::string model = concat("table51/", system, "/seed-", first);
+    Words words = {"patterns", "--model", folder_of(model), "--text", folder_of(kTextRun) + "/heldout.tokens"};
+    append(words,
+           {"--context", std::to_string(preset_.context), "--positions", std::to_string(preset_.pattern_positions)});
+    append(words, {"--explore", std::to_string(preset_.explored_queries)});
+    append(words, attention_arguments("hsa", preset_.budget));
+    append(words, {"--json"});
+    const double rows = 40.0 * static_cast<double>(preset_.pattern_positions * preset_.context);  // measured: slow rows
+    const double minutes = expected_minutes(preset_, preset_.model, preset_.context, rows / 100, kReadingPasses);
+    add({concat("patterns/", system),
+         {{"experiment", "patterns"}, {"trained_with", system}},
+         words,
+         {model},
+         {},
+         minutes});
+  }
+}
+
+void Lister::theory() {
+  const std::string model = concat("table51/hsa/seed-", preset_.seeds.front());
+  const Words cases = {"--cases", std::to_string(preset_.theory_cases), "--json"};
+  Words random = {"theory"}, trained = {"theory", "--model", folder_of(model), "--text"};
+  append(random, cases);
+  append(trained, {folder_of(kTextRun) + "/heldout.tokens", "--context", std::to_string(preset_.context)});
+  append(trained, cases);
+  const double minutes = 0.1 + static_cast<double>(preset_.theory_cases) / 20000;
+  add({"theory/random", {{"experiment", "theory"}, {"cases", "random"}}, random, {}, {}, minutes});
+  add({"theory/trained", {{"experiment", "theory"}, {"cases", "trained"}}, trained, {model}, {}, minutes});
+}
+
+void Lister::retrieve(const std::string& task, const RetrievalSize& size, const System& system) {
+  const std::string base = concat("retrieval/", task, "-", size.length), data = concat("data/", task, "-", size.length);
+  Training t{system.name, {}, preset_.retrieval_model,        data, size.length, size.batch,
+             size.steps,  4,  {"--answers-only", "--aligned"}};
+  const Index seed = preset_.seeds.front();
+  const nlohmann::ordered_json labels = {{"experiment", "retrieval"}, {"task", task}, {"length", size.length}};
+  // One rate for all: the middle one of the grid.
+  ExperimentRun train = train_run(concat(base, "/", system.name, "/model"), t, seed,
+                                  text_of(preset_.rates[preset_.rates.size() / 2]), labels);
+  train.labels["part"] = "training";
+  const auto* shorter = &size == preset_.retrieval.data() ? nullptr : &size - 1;
+  if (shorter != nullptr) {
+    train.needs.push_back(concat("retrieval/", task, "-", shorter->length, "/", system.name, "/model"));
+    train.words.insert(train.words.end() - 1, {"--init", folder_of(train.needs.back())});
+  }
+  const Words read = {"recall",
+                      "--model",
+                      folder_of(train.name),
+                      "--data",
+                      folder_of(data),
+                      "--context",
+                      std::to_string(size.length),
+                      "--answers",
+                      std::to_string(preset_.retrieval_answers),
+                      "--json"};
+  ExperimentRun recall{concat(base, "/", system.name, "/answers"), labels, read, {train.name}, {}, 0};
+  recall.labels["part"] = "answers";
+  recall.labels["system"] = system.name;
+  recall.minutes = expected_minutes(preset_, preset_.retrieval_model, preset_.retrieval_answers * size.length / 4,
+                                    attended(system.name, size.length), kReadingPasses);
+  add(std::move(train));
+  add(std::move(recall));
+}
+
+void Lister::retrieval() {
+  for (const RetrievalSize& size : preset_.retrieval) {  // short ones first: the longer go on from their models
+    for (const std::string& task : preset_.tasks) {
+      const std::string name = concat("data/", task, "-", size.length);
+      const Words words = {"task",
+                           "--task",
+                           task,
+                           "--length",
+                           std::to_string(size.length),
+                           "--samples",
+                           std::to_string(preset_.retrieval_samples),
+                           "--out",
+                           folder_of(name)};
+      add({name, {{"experiment", "data"}}, words, {}, {}, 0.05});
+      for (const System& system : systems()) {
+        if (!another_kernel(system.name) && known(system)) retrieve(task, size, system);
+      }
+    }
+  }
+}
+
+}  // namespace hsattn::lm

@@ -1,0 +1,61 @@
+// The sizes of the experiments: everything that decides how long they take stands in one table, presets.cc.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "hsattn/base/types.h"
+
+namespace hsattn::lm {
+
+/// What a sparse system may attend, in tokens; the rest as in HsaOptions.
+struct Budget {
+  Index window = 0, top_k = 0, sinks = 0, block = 0, candidates = 0, top_nodes = 0;
+
+  Index attended() const { return window + top_k + sinks; }
+};
+
+struct ModelSize {
+  Index layers = 0, width = 0, heads = 0, vocabulary = 256;
+};
+
+/// Read-out tasks of one length.
+struct RetrievalSize {
+  Index length = 0, batch = 0, steps = 0;
+};
+
+struct Preset {
+  std::string name;
+  bool trains = true;  ///< false: speed and memory alone; perplexity is for whoever has the machines
+
+  ModelSize model;
+  Index context = 0, batch = 0;
+  Budget budget;
+  std::vector<double> rates;  ///< the grid of learning rates, on seed `grid_seed`
+  Index grid_seed = 0, grid_steps = 0;
+  std::vector<Index> seeds, variant_seeds;  ///< of the systems; of the variants of HSA
+  Index steps = 0, eval_windows = 0;
+  Index level_steps = 0, ablation_steps = 0;
+
+  std::vector<Index> speed_lengths;    ///< table 5.1: a training step of every system
+  std::vector<Index> scaling_lengths;  ///< 5.2: a step and a forward pass against standard and sdpa
+  Index speed_repeats = 0;
+  bool checkpointing = false;  ///< of the timed steps
+
+  Index pattern_positions = 0, explored_queries = 0;
+  Index theory_cases = 0;
+
+  std::vector<std::string> tasks;
+  ModelSize retrieval_model;
+  std::vector<RetrievalSize> retrieval;
+  Index retrieval_answers = 0, retrieval_samples = 0;
+
+  /// Arithmetic that training reaches, floating-point operations per second on two cores: the measure of expected
+  /// times.
+  double speed = 0;
+};
+
+/// quick, small, paper. Throws InvalidArgument that lists the names.
+const Preset& preset_named(const std::string& name);
+
+}  // namespace hsattn::lm
