@@ -60,7 +60,7 @@ Isa choose_isa() {
     const auto& have = available_isas();
     if (std::find(have.begin(), have.end(), isa) == have.end()) {
       throw Unsupported(
-          concat("HSATTN_ISA is ", forced, "; this processor lacks it (best here: ", name_of(have.back()), ")"));
+          concat("HSATTN_ISA is ", forced, "; this processor lacks it or may not use it (best here: ", name_of(have.back()), ")"));
     }
     return isa;
   }

@@ -305,7 +305,7 @@ void turn_columns(const PackedHead& packed, float* sums) {
   constexpr Index kColumns = 16;
   const Index padded = packed.padded_dim, block = kColumns * padded;
   float columns[kColumns * kMaxDim];
-  for (Index first = 0; first < packed.units * kUnit; first += kColumns, sums += block) {
+  for (Index first = 0; first < packed.keys; first += kColumns, sums += block) {
     std::copy_n(sums, block, columns);
     for (Index token = 0; token < kColumns; ++token) {
       for (Index d = 0; d < padded; ++d) sums[token * padded + d] = columns[d * kColumns + token];
