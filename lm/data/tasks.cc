@@ -6,7 +6,7 @@
 
 #include "hsattn/base/error.h"
 #include "lm/data/files.h"
-#include "lm/data/token_file.h"
+#include "lm/data/token_writer.h"
 #include "lm/options/json_options.h"
 
 namespace hsattn::lm {

@@ -272,7 +272,7 @@ PatternsReport measure_patterns(const PatternsOptions& o, const std::atomic<bool
   report.model_file = model_file_of(o.model);
   const auto model = load_model(report.model_file);
   report.trained_with = model->config().attention.attention;
-  const std::vector<int64_t> text = first_tokens(o.text, o.context);
+  const std::vector<int64_t> text = first_tokens(o.text, o.context, /*tokenizer=*/nullptr);
   check(!text.empty(), "patterns: ", o.text, " has no tokens");
   report.text.assign(text.begin(), text.end());
   report.tokens = static_cast<Index>(text.size());

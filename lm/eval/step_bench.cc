@@ -29,6 +29,12 @@ constexpr double kSparseLossError = 0.02;
 
 std::string name_of_variant(const std::string& attention) { return attention.substr(0, attention.find(':')); }
 
+// What tells a model with parameters of its attention from others; empty if it has none.
+std::string own_parameters(const std::string& variant, const AttentionOptions& options) {
+  if (options.has_pooler()) return options.pooling;
+  return options.attention == "linformer" ? variant : "";
+}
+
 bool sees_everything(const std::string& attention) {
   return attention == "full" || attention == "sdpa" || attention == "standard";
 }
@@ -56,7 +62,7 @@ struct StepTime {
   bool operator<(const StepTime& other) const { return step < other.step; }
 };
 
-// Every step starts from the same weights. A pooling with parameters has a model of its own, with the same other
+// Every step starts from the same weights. An attention with parameters has a model of its own, with the same other
 // weights.
 class StepBench {
  public:
@@ -80,7 +86,7 @@ class StepBench {
   StepBenchOptions options_;
   std::unique_ptr<Transformer> model_;
   std::unique_ptr<Optimizer> optimizer_;
-  std::string pooling_;  // of the model, if it has parameters
+  std::string own_parameters_;  // whose the model has besides the common ones
   std::vector<Tensor> fresh_;
   Tensor tokens_, reference_;
   GradientsResult result_;
@@ -99,9 +105,9 @@ void StepBench::build(const AttentionOptions& attention) {
 
 void StepBench::start_afresh(const std::string& attention) {
   const AttentionOptions chosen = attention_variant(attention, options_.model.attention);
-  const std::string pooling = chosen.has_pooler() ? chosen.pooling : "";
-  if (model_ == nullptr || pooling != pooling_) build(chosen);
-  pooling_ = pooling;
+  const std::string own = own_parameters(attention, chosen);
+  if (model_ == nullptr || own != own_parameters_) build(chosen);
+  own_parameters_ = own;
   const at::NoGradGuard no_gradient;
   model_->set_attention(chosen);
   model_->statistics() = {};
@@ -109,11 +115,11 @@ void StepBench::start_afresh(const std::string& attention) {
   for (const auto& [name, moment] : optimizer_->state()) moment.zero_();
 }
 
-// The gradients of all weights but a pooler's as one vector.
+// The gradients of the weights that every attention has, as one vector.
 Tensor StepBench::gradient() const {
   std::vector<Tensor> parts;
   for (const auto& [name, weights] : model_->parameters()) {
-    if (!name.ends_with("pooler")) parts.push_back(weights.grad().reshape({-1}));
+    if (!name.ends_with("pooler") && !name.starts_with("projections")) parts.push_back(weights.grad().reshape({-1}));
   }
   return at::cat(parts);
 }

@@ -39,7 +39,7 @@ std::vector<TheoryCase> trained_cases(const TheoryOptions& o, const std::atomic<
   attention.attention = "hsa";
   attention.hsa.far_field = true;
   const PlanOptions options = attention.plan_options();
-  const std::vector<int64_t> tokens = first_tokens(o.text, o.context);
+  const std::vector<int64_t> tokens = first_tokens(o.text, o.context, /*tokenizer=*/nullptr);
   check(!tokens.empty(), "theory: ", o.text, " has no tokens");
   const Index heads = config.layers * config.heads, per_head = (o.cases + heads - 1) / heads;
   std::vector<TheoryCase> cases;

@@ -44,7 +44,10 @@ void Lister::table51() {
     }
   }
   for (const Index n : preset_.speed_lengths) {
-    time_steps(concat("table51/speed/", n), {{"experiment", "table51"}, {"part", "speed"}, {"length", n}}, names, {n},
+    std::string here = names;
+    const std::size_t linformer = here.find("linformer");
+    if (linformer != std::string::npos) here.insert(linformer + 9, concat(":longest=", n));
+    time_steps(concat("table51/speed/", n), {{"experiment", "table51"}, {"part", "speed"}, {"length", n}}, here, {n},
                {});
   }
 }

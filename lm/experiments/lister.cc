@@ -96,6 +96,9 @@ Words Lister::train_words(const std::string& name, const Training& t, Index seed
   append(words,
          {"--warmup", text_of(std::max<Index>(t.steps / 10, 1)), "--learning-rate", rate, "--seed", text_of(seed)});
   append(words, {"--eval-windows", text_of(t.eval_windows), "--save-every", text_of(std::max<Index>(t.steps / 10, 1))});
+  if (t.system == "linformer") {  // retrieval goes on to longer contexts with the same projections
+    append(words, {"--longest", text_of(t.data == kTextRun ? t.context : preset_.retrieval.back().length)});
+  }
   append(words, t.more);
   append(words, {"--keep", "1", "--json"});
   return words;

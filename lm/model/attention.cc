@@ -89,17 +89,21 @@ Pooled pooled_by(const AttentionOptions& options, const Tensor& k, const Tensor&
   return {nodes[0], nodes[1]};
 }
 
+// autograd takes no undefined tensor for an argument.
+std::optional<Tensor> if_defined(const Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
+
 // This library's kernels. The options must outlive the backward pass.
 struct OurAttention : Function<OurAttention> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pooled_k,
-                        const Tensor& pooled_v, const PlanOptions& options, bool keep_plan,
-                        AttentionStatistics* statistics) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const std::optional<Tensor>& pooled_k, const std::optional<Tensor>& pooled_v,
+                        const PlanOptions& options, bool keep_plan, AttentionStatistics* statistics) {
     at::AutoDispatchBelowAutograd below;
-    const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan, {}, {pooled_k, pooled_v});
+    const Pooled pooled{pooled_k.value_or(Tensor()), pooled_v.value_or(Tensor())};
+    const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan, {}, pooled);
     if (keep_plan) {
       const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
       statistics->add_attended(average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block));
-      ctx->save_for_backward({q, k, v, o, lse, kept, pooled_k, pooled_v});
+      ctx->save_for_backward({q, k, v, o, lse, kept, pooled.k, pooled.v});
       ctx->saved_data["options"] = c10::IValue(budgets_of(options.hsa));
       ctx->saved_data["pattern"] = name_of(options.pattern);
     }
@@ -164,8 +168,8 @@ Tensor attend(const AttentionOptions& options, const Tensor& q, const Tensor& k,
     }
     const bool keep_plan = at::GradMode::is_enabled();
     const Pooled pooled = pooled_by(options, keys, values, tensors.pooler);
-    const Tensor o =
-        OurAttention::apply(queries, keys, values, pooled.k, pooled.v, options.plan_options(), keep_plan, &statistics);
+    const Tensor o = OurAttention::apply(queries, keys, values, if_defined(pooled.k), if_defined(pooled.v),
+                                         options.plan_options(), keep_plan, &statistics);
     return Exit::apply(o, &statistics);
   }
   statistics.add_attended(static_cast<double>(q.size(2) + 1) / 2);
