@@ -100,8 +100,8 @@ void make_plans_into(const ConstView& q, const ConstView& k, std::span<const Seq
                      const PlanOptions& options, std::optional<double> scale, std::int32_t* blocks,
                      Executor& executor = serial_executor());
 
-/// The name of the kernel that a call would run: "amx", "avx512_bf16", "avx512", "avx2", "portable_amx", "portable_bf16",
-/// "portable" or "reference".
+/// The name of the kernel that a call would run: "amx", "avx512_bf16", "avx512", "avx2", "portable_amx",
+/// "portable_bf16", "portable" or "reference".
 const char* chosen_kernel(const AttentionInputs& in);
 
 }  // namespace hsattn

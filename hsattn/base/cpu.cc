@@ -59,8 +59,8 @@ Isa choose_isa() {
     if (std::string(forced) != name_of(isa)) continue;
     const auto& have = available_isas();
     if (std::find(have.begin(), have.end(), isa) == have.end()) {
-      throw Unsupported(
-          concat("HSATTN_ISA is ", forced, "; this processor lacks it or may not use it (best here: ", name_of(have.back()), ")"));
+      throw Unsupported(concat("HSATTN_ISA is ", forced,
+                               "; this processor lacks it or may not use it (best here: ", name_of(have.back()), ")"));
     }
     return isa;
   }
