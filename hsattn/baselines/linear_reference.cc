@@ -5,21 +5,13 @@
 #include <limits>
 #include <numbers>
 
+#include "hsattn/baselines/reference_rows.h"
+
 namespace hsattn::reference {
 namespace {
 
 constexpr double kLowestElu = -20, kLowestFeature = -30;  // see FeatureMap
 constexpr double kNoKeys = -std::numeric_limits<double>::infinity();
-
-double dot(const double* a, const double* b, Index count) {
-  double sum = 0;
-  for (Index i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-void add_scaled(double* to, double factor, const double* row, Index count) {
-  for (Index i = 0; i < count; ++i) to[i] += factor * row[i];
-}
 
 template <class T>
 auto& at(T& values, Index i) {

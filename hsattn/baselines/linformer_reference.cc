@@ -4,18 +4,10 @@
 #include <cmath>
 #include <vector>
 
+#include "hsattn/baselines/reference_rows.h"
+
 namespace hsattn::reference {
 namespace {
-
-double dot(const double* a, const double* b, Index count) {
-  double sum = 0;
-  for (Index i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-void add_scaled(double* to, double factor, const double* row, Index count) {
-  for (Index i = 0; i < count; ++i) to[i] += factor * row[i];
-}
 
 // What a query attends: a row that a piece is projected to, or one token.
 struct Seen {
