@@ -62,7 +62,7 @@ class Waves {
     }
   }
 
-  const PackedHead& packed(Index i) const { return packed_[static_cast<std::size_t>(i)]; }
+  const PackedHead& packed(Index i) const { return packed_[static_cast<std::size_t>(i)].head; }
   // Of a head of the call.
   StoredRows keys(Index head) const { return stored_rows(k_, head / k_.heads, head % k_.heads); }
   StoredRows values(Index head) const {
@@ -79,18 +79,18 @@ class Waves {
   }
 
   void pack(Index first, Index count) {
-    const Index units = packed_[0].units;
+    const Index units = packed_[0].head.units;
     const Index chunk = executor_.threads() == 1 ? std::max<Index>(1, units) : std::max<Index>(64, ceil_div(units, 8));
     const Index chunks = ceil_div(units, chunk);
     executor_.run(count * chunks, [&](Index task) {
-      PackedHead& head = packed_[static_cast<std::size_t>(task / chunks)];
+      PackedHead& head = packed_[static_cast<std::size_t>(task / chunks)].head;
       const Index begin = task % chunks * chunk;
       pack_units(keys(first + task / chunks), values(first + task / chunks), request_, begin,
                  std::min(units, begin + chunk), head);
     });
     executor_.run(count, [&](Index i) {
-      PackedHead& head = packed_[static_cast<std::size_t>(i)];
-      const auto* flags = head.not_finite.get();
+      PackedHead& head = packed_[static_cast<std::size_t>(i)].head;
+      const auto* flags = head.not_finite.run;
       head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; });
       build_pyramid(keys(first + i), values(first + i), given(first + i), request_, head);
     });
@@ -102,7 +102,7 @@ class Waves {
   PackRequest request_;
   Executor& executor_;
   Index heads_;
-  std::vector<PackedHead> packed_;
+  std::vector<OwnedHead> packed_;
 };
 
 PackRequest request_for(const PlanShape& shape, bool search, bool rescore) {
@@ -292,8 +292,8 @@ void spread_node_gradients(const PackedHead& packed, const PlanShape& shape, con
                            GradientSums& sum) {
   const PackedPyramid& p = packed.pyramid;
   if (shape.pooling == Pooling::kMax) {
-    spread_max_gradients(packed, shape.block, {p.keys.get(), k}, sum.dk_nodes.get(), sum.dk.get());
-    spread_max_gradients(packed, shape.block, {p.values.get(), v}, sum.dv_nodes.get(), sum.dv.get());
+    spread_max_gradients(packed, shape.block, {p.level[0].keys.run, k}, sum.dk_nodes.get(), sum.dk.get());
+    spread_max_gradients(packed, shape.block, {p.level[0].values.run, v}, sum.dv_nodes.get(), sum.dv.get());
   } else {
     spread_mean_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
     spread_mean_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());

@@ -12,30 +12,57 @@ struct RoundedRows {
   const std::int32_t* sum;
 };
 
-// Units of 8 rounded keys: bytes [padded dim / 4, 8, 4] and 8 scales each.
-struct RoundedUnits {
-  const std::uint8_t* bytes;
-  const float* scales;
-};
-
 // Vectors of keys that 4 rows meet at once: 16 or 8 accumulators.
 constexpr int kRoundedVectors = kLanes == 16 ? 4 : 2;
 constexpr int kRoundedUnits = kRoundedVectors * kUnitsPerVector;
 
+// Units that 4 rows meet at once: bytes [padded dim / 4, 8, 4] and 8 scales each.
+struct RoundedPanel {
+  const std::uint8_t* bytes[kRoundedUnits];
+  const float* scales[kRoundedUnits];
+};
+
+// Where rounded keys come from: tables of them,
+struct RoundedUnits {
+  const Units<std::uint8_t>& bytes;
+  const Units<float>& scales;
+
+  HSATTN_ALWAYS void find(const Index* units, RoundedPanel& panel) {
+    for (int u = 0; u < kRoundedUnits; ++u) {
+      panel.bytes[u] = bytes[units[u]];
+      panel.scales[u] = scales[units[u]];
+    }
+  }
+};
+
+// or keys as they are attended, which are rounded now.
+struct RoundedHere {
+  const PackedHead& head;
+  alignas(64) std::uint8_t bytes[kRoundedUnits * kUnit * kMaxDim];
+  alignas(64) float scales[kRoundedUnits * kUnit];
+
+  explicit RoundedHere(const PackedHead& packed) : head(packed) {}
+  void find(const Index* units, RoundedPanel& panel) {
+    for (int u = 0; u < kRoundedUnits; ++u) {
+      std::uint8_t* to = bytes + u * kUnit * head.padded_dim;
+      round_packed_keys(head, units[u], to, scales + u * kUnit);
+      panel.bytes[u] = to;
+      panel.scales[u] = scales + u * kUnit;
+    }
+  }
+};
+
 // Scores of 4 rows and kRoundedUnits units.
 template <bool kVnni>
-static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows& q, const RoundedUnits& keys,
-                                                              const Index* units, Index padded, float* scores,
-                                                              Index stride) {
+static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows& q, const RoundedPanel& keys,
+                                                              Index padded, float* scores, Index stride) {
   constexpr int N = kRoundedVectors;
-  const std::uint8_t* unit[kRoundedUnits];
-  for (int u = 0; u < kRoundedUnits; ++u) unit[u] = keys.bytes + units[u] * kUnit * padded;
   I acc[kQuad][N];
   for (int r = 0; r < kQuad; ++r)
     for (int v = 0; v < N; ++v) acc[r][v] = int_set1(q.sum[r]);
   for (Index d = 0; d < padded; d += 4) {
     I k[N];
-    for (int v = 0; v < N; ++v) k[v] = load_byte_units(unit + v * kUnitsPerVector, d * kUnit);
+    for (int v = 0; v < N; ++v) k[v] = load_byte_units(keys.bytes + v * kUnitsPerVector, d * kUnit);
     for (int r = 0; r < kQuad; ++r) {
       std::int32_t four;
       __builtin_memcpy(&four, q.bytes + r * padded + d, sizeof four);
@@ -43,34 +70,34 @@ static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows&
       for (int v = 0; v < N; ++v) acc[r][v] = add_byte_products<kVnni>(acc[r][v], k[v], x);
     }
   }
-  const float* scale[kRoundedUnits];
-  for (int u = 0; u < kRoundedUnits; ++u) scale[u] = keys.scales + units[u] * kUnit;
   for (int v = 0; v < N; ++v) {
-    const F key_scale = load_units(scale + v * kUnitsPerVector, 0);
+    const F key_scale = load_units(keys.scales + v * kUnitsPerVector, 0);
     for (int r = 0; r < kQuad; ++r) {
       store(scores + r * stride + v * kLanes, mul(to_float(acc[r][v]), mul(key_scale, set1(q.scale[r]))));
     }
   }
 }
 
-template <bool kVnni, class UnitOf>
-static void rounded_scores_as(Cell& c, const RoundedUnits& keys, Index count, const UnitOf& unit_of) {
+template <bool kVnni, class Keys, class UnitOf>
+static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
   const Index padded = c.job.packed->padded_dim, capacity = c.s.capacity;
   const Index row0 = (c.q - c.s.q.get()) / padded;
+  RoundedPanel panel;
   for (Index i = 0; i < count; i += kRoundedUnits) {
     Index units[kRoundedUnits];
     for (int u = 0; u < kRoundedUnits; ++u) units[u] = unit_of(i + u);
+    keys.find(units, panel);
     for (Index r = 0; r < c.rows(); r += kQuad) {
       const Index row = row0 + r;
       const RoundedRows rows{c.s.q_int8.get() + row * padded, c.s.q_scales.get() + row, c.s.q_sums.get() + row};
-      rounded_scores_of_units<kVnni>(rows, keys, units, padded, c.s.scores.get() + r * capacity + i * kUnit, capacity);
+      rounded_scores_of_units<kVnni>(rows, panel, padded, c.s.scores.get() + r * capacity + i * kUnit, capacity);
     }
   }
 }
 
 // Scores of all rows of the cell and `count` units, a multiple of 8: [rows, capacity] in c.s.scores.
-template <class UnitOf>
-static void rounded_scores(Cell& c, const RoundedUnits& keys, Index count, const UnitOf& unit_of) {
+template <class Keys, class UnitOf>
+static void rounded_scores(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
   if (has_vnni()) {
     rounded_scores_as<true>(c, keys, count, unit_of);
   } else {
