@@ -19,6 +19,8 @@ struct SearchBudgets {
   bool rescore = false;
   double mass = 0;  // if not 0: as few of the kept blocks as hold this share of the attention
   Index least = 0;  // but at least so many; `kept` without a mass budget
+
+  bool operator==(const SearchBudgets&) const = default;
 };
 
 // One (batch, key/value head) of a call: what all its tiles share.
