@@ -83,8 +83,8 @@ class KeyValueCache {
   /// Writes a file beside `path`, syncs it and renames it. It holds plain keys and values, so that it can be loaded on
   /// another processor; pages that are shared are not shared any more.
   void save(const std::string& path) const;
-  /// Reads what save() wrote. The file is not trusted: InvalidArgument says what is wrong with it, before memory of the
-  /// size it names is asked for.
+  /// Reads what save() wrote. The file is not trusted: FileError says what is wrong with it, before memory of the size
+  /// that it names is asked for.
   static KeyValueCache load(const std::string& path);
 
  private:
