@@ -68,8 +68,8 @@ cpu::PackRequest request_of(const CacheOptions& options) {
   const PlanShape shape = plan_shape(options.plan, 1, options.kv_heads, 0, 0);
   const bool search = shape.slots() > 0 && !lists_by_rule(options.plan.pattern);
   cpu::PackRequest request = cpu::request_for(shape, search, false);
-  request.rescore = search && options.rounded_keys.value_or(options.dtype == DType::kFloat32);
   cpu::request_values(selected_isa(), options.dtype, request);
+  request.rescore = search && options.rounded_keys.value_or(!request.pairs);
   return request;
 }
 

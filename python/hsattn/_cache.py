@@ -49,7 +49,7 @@ class Cache:
         pattern: as in attention(), but for "linear", "performer" (attention_step() keeps their state) and "linformer".
         page: tokens of a page, a power of two from 64 to 65536.
         rounded_keys: keep keys rounded to bytes, which makes rescoring faster and takes 1 + 4 / dim bytes a number;
-            None: for float32.
+            None: yes, but for bfloat16 where the processor multiplies pairs of them.
         options: budgets, named as in attention(). block, levels, pooling and far_field hold for the cache's life; the
             others may differ in each attend().
     """

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hsattn/kernels/cpu/cell-inl.h"
+#include "hsattn/kernels/quantize.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
@@ -21,6 +22,45 @@ struct RoundedPanel {
   const std::uint8_t* bytes[kRoundedUnits];
   const float* scales[kRoundedUnits];
 };
+
+#if !defined(HSATTN_SIMD_AVX2)
+// As quantize() rounds, for a unit of pairs without NaN and Inf.
+HSATTN_INLINE void round_pairs(const PackedHead& head, Index unit, std::uint8_t* bytes, float* scales) {
+  const float* const words = head.tiles ? column(head.keys_t, unit) : head.keys_t[unit];
+  const auto four_dims = [&](Index i) HSATTN_ALWAYS {  // [8 tokens, 2 words]
+    return head.tiles ? interleaved(words + 2 * i * kLanes, words + (2 * i + 1) * kLanes) : load(words + i * kLanes);
+  };
+  const Index steps = head.depth / 2;
+  F top = zero();
+  for (Index i = 0; i < steps; ++i) {
+    const F x = and_bits(four_dims(i), 0x7fff7fffU);
+    top = max_keep_nan(top, max_keep_nan(lower_numbers(x), and_bits(x, 0xffff0000U)));
+  }
+  alignas(64) float inverse[kLanes];
+  store(inverse, max_keep_nan(top, swap_neighbours(top)));
+  for (int token = 0; token < static_cast<int>(kUnit); ++token) {
+    const float largest = inverse[2 * token];
+    const bool tiny = !(largest > 1e-30F);
+    scales[token] = tiny ? 0.0F : largest / static_cast<float>(kKeyLevels);
+    inverse[2 * token] = inverse[2 * token + 1] = tiny ? 0.0F : static_cast<float>(kKeyLevels) / largest;
+  }
+  const F factor = load(inverse);
+  const auto away_from_zero = [](F x) HSATTN_ALWAYS { return add(x, or_bits(set1(0.5F), and_bits(x, 0x80000000U))); };
+  for (Index i = 0; i < head.padded_dim / 4; ++i) {
+    const F x = i < steps ? four_dims(i) : zero();
+    const F low = mul(lower_numbers(x), factor), high = mul(and_bits(x, 0xffff0000U), factor);
+    store_as_bytes(away_from_zero(low), away_from_zero(high), bytes + i * 4 * kUnit);
+  }
+}
+#endif
+
+// Rounds the keys of a unit as they are attended.
+static void round_unit(const PackedHead& head, Index unit, std::uint8_t* bytes, float* scales) {
+#if !defined(HSATTN_SIMD_AVX2)
+  if (head.pairs && (*head.not_finite[unit] & 1U) == 0) return round_pairs(head, unit, bytes, scales);
+#endif
+  round_packed_keys(head, unit, bytes, scales);
+}
 
 // Where rounded keys come from: tables of them,
 struct RoundedUnits {
@@ -45,7 +85,7 @@ struct RoundedHere {
   void find(const Index* units, RoundedPanel& panel) {
     for (int u = 0; u < kRoundedUnits; ++u) {
       std::uint8_t* to = bytes + u * kUnit * head.padded_dim;
-      round_packed_keys(head, units[u], to, scales + u * kUnit);
+      round_unit(head, units[u], to, scales + u * kUnit);
       panel.bytes[u] = to;
       panel.scales[u] = scales + u * kUnit;
     }
