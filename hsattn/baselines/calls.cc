@@ -2,15 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
-#include "hsattn/base/error.h"
+#include "hsattn/base/buffer.h"
 
 namespace hsattn {
 
 std::vector<Sequence> whole_sequences(const AttentionInputs& in) {
-  std::vector<Sequence> sequences;
-  for (Index b = 0; b < in.q.batch; ++b) sequences.push_back({b, {0, in.q.tokens}, {0, in.k.tokens}});
+  auto sequences = allocate_vector<Sequence>(in.q.batch, "attention: sequences");
+  for (Index b = 0; b < in.q.batch; ++b)
+    sequences[static_cast<std::size_t>(b)] = {b, {0, in.q.tokens}, {0, in.k.tokens}};
   return sequences;
 }
 

@@ -58,8 +58,7 @@ struct HeadOfCall {
 /// Each batch element as one sequence.
 std::vector<Sequence> whole_sequences(const AttentionInputs& in);
 
-/// Calls body for every key/value head of every sequence that has queries and keys, long sequences first. Throws
-/// OutOfMemory where memory of a task cannot be had.
+/// Calls body for every key/value head of every sequence that has queries and keys, long sequences first.
 void for_each_head(const AttentionInputs& in, std::span<const Sequence> sequences, Executor& executor,
                    const std::function<void(const HeadOfCall&)>& body);
 
@@ -71,5 +70,8 @@ std::vector<BatchRange> queries_that_see_nothing(const char* who, const Attentio
 std::vector<BatchRange> keys_of_none(const char* who, const AttentionInputs& in, std::span<const Sequence> sequences);
 
 void clear_rows(const View& view, std::span<const BatchRange> rows);
+
+/// What a call's with_memory_errors() names.
+constexpr const char* kHeads = "heads of sequences";
 
 }  // namespace hsattn
