@@ -66,10 +66,11 @@ std::tuple<Tensor, Tensor, Tensor> linear_attention_backward(const Tensor& dout,
                                                              std::optional<double> scale,
                                                              const std::optional<Tensor>& sequences);
 
-/// o and the state after, [B, Hkv, features + 1, d + 1], float32 (float64 if q is).
+/// o and the state after, [B or sequences, Hkv, features + 1, d + 1], float32 (float64 if q is).
 std::tuple<Tensor, Tensor> linear_attention_step(const Tensor& q, const Tensor& k, const Tensor& v,
                                                  const std::optional<Tensor>& features, std::optional<double> scale,
-                                                 const std::optional<Tensor>& state);
+                                                 const std::optional<Tensor>& state,
+                                                 const std::optional<Tensor>& sequences);
 
 /// Fills `out` [features, dim] with performer's features.
 void draw_features(const Tensor& out, Index seed);

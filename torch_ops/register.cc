@@ -33,8 +33,8 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
       "linear_attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor? features, bool causal, "
       "float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
-      "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? features, float? scale, Tensor? state) -> "
-      "(Tensor o, Tensor after)");
+      "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? features, float? scale, Tensor? state, "
+      "Tensor? sequences=None) -> (Tensor o, Tensor after)");
   m.def(
       "linformer_forward(Tensor q, Tensor k, Tensor v, Tensor project_keys, Tensor project_values, int segment, "
       "bool causal, float? scale, Tensor? sequences=None) -> (Tensor o, Tensor lse)");

@@ -15,11 +15,12 @@ std::vector<Sequence> whole_sequences(const AttentionInputs& in) {
 }
 
 void for_each_head(const AttentionInputs& in, std::span<const Sequence> sequences, Executor& executor,
-                   const std::function<void(const HeadOfCall&)>& body) {
+                   const std::function<void(const HeadOfCall&)>& body, Heads which) {
   std::vector<HeadOfCall> heads;
-  for (const Sequence& s : sequences) {
-    if (s.queries.size() == 0 || s.keys.size() == 0) continue;
-    for (Index h = 0; h < in.k.heads; ++h) heads.push_back({s, h, in.q.heads / in.k.heads});
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const Sequence& s = sequences[i];
+    if (which == Heads::kThatAttend && (s.queries.size() == 0 || s.keys.size() == 0)) continue;
+    for (Index h = 0; h < in.k.heads; ++h) heads.push_back({s, static_cast<Index>(i), h, in.q.heads / in.k.heads});
   }
   std::stable_sort(heads.begin(), heads.end(), [](const HeadOfCall& a, const HeadOfCall& b) {
     return a.sequence.keys.size() > b.sequence.keys.size();

@@ -14,6 +14,7 @@ namespace hsattn {
 /// One key/value head of one sequence, and the query heads that share it.
 struct HeadOfCall {
   Sequence sequence;
+  Index number = 0;  // of the sequence
   Index kv_head = 0, group = 1;
 
   Index first_query_head() const { return kv_head * group; }
@@ -58,9 +59,11 @@ struct HeadOfCall {
 /// Each batch element as one sequence.
 std::vector<Sequence> whole_sequences(const AttentionInputs& in);
 
-/// Calls body for every key/value head of every sequence that has queries and keys, long sequences first.
+enum class Heads { kThatAttend, kAll };  // those of sequences with queries and keys, or of all
+
+/// Calls body for every key/value head of the sequences, long sequences first.
 void for_each_head(const AttentionInputs& in, std::span<const Sequence> sequences, Executor& executor,
-                   const std::function<void(const HeadOfCall&)>& body);
+                   const std::function<void(const HeadOfCall&)>& body, Heads heads = Heads::kThatAttend);
 
 /// Queries in no sequence, in one without keys or, if causal, at a position below 0.
 std::vector<BatchRange> queries_that_see_nothing(const char* who, const AttentionInputs& in,

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from hsattn._baselines import BASELINES, baseline_attention
-from hsattn._ops import ops
+from hsattn._ops import computable, ops
 from hsattn._options import Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
-
-_COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def attention(
@@ -232,17 +230,6 @@ class Attention(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-
-
-def computable(who: str, name: str, t: Tensor) -> Tensor:
-    """`t` on a device and in a type that the kernels take; under autocast, in autocast's type, as for torch's SDPA."""
-    if t.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
-    if t.dtype not in _COMPUTED:
-        raise TypeError(f"{who}: {name} has type {t.dtype}; torch.float32, bfloat16, float16 and float64 are supported")
-    if t.dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
-        return t.to(torch.get_autocast_dtype("cpu"))
-    return t
 
 
 def _nodes(

@@ -26,6 +26,19 @@ def _library() -> Path:
 torch.ops.load_library(str(_library()))
 ops = torch.ops.hsattn
 
+_COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def computable(who: str, name: str, t: torch.Tensor) -> torch.Tensor:
+    """`t` on a device and in a type that the kernels take; under autocast, in autocast's type, as for torch's SDPA."""
+    if t.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
+    if t.dtype not in _COMPUTED:
+        raise TypeError(f"{who}: {name} has type {t.dtype}; torch.float32, bfloat16, float16 and float64 are supported")
+    if t.dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
+        return t.to(torch.get_autocast_dtype("cpu"))
+    return t
+
 
 def _shape_of_lists(q, k, pattern, budgets, sequences):
     shape = (q.shape[0], k.shape[1], q.shape[2], Budgets(*budgets).slots(pattern))

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hsattn._attention import computable
-from hsattn._ops import ops
+from hsattn._ops import computable, ops
 from hsattn._options import POOLERS
 
 

@@ -187,6 +187,38 @@ TEST(LinearPromises, StepsEqualTheWhole) {
   }
 }
 
+TEST(LinearPromises, StepsOfSequencesAreAlone) {
+  for (const Index features : {0, 24}) {
+    const LinearProblem p = problem_of("steps of sequences", 4, 2, 150, 150, 24, features);
+    const FeatureMap map = p.options().map;
+    const std::vector<Sequence> sequences = {
+        {0, {0, 70}, {0, 70}}, {0, {75, 90}, {71, 120}}, {0, {100, 100}, {120, 130}}, {0, {100, 100}, {130, 130}}};
+    Tensors<double> in = in_double(random_tensors(p.shape, 1));
+    in.k.row(0, 0, 140)[0] = in.v.row(0, 1, 70)[0] = kNan;  // of no sequence
+    const AttentionInputs inputs = in.inputs(p.shape);
+    const Index size = linear_state_elements(inputs, map, 1);
+    std::vector<double> states(static_cast<std::size_t>(4 * size)), alone(states.size());
+    Tensor<double> o(1, 4, 150, 24);
+    for (int step = 0; step < 2; ++step) {  // the second goes on from the first
+      linear_attention_step(inputs, sequences, map, {step == 0 ? nullptr : states.data(), states.data()}, o.view());
+      for (std::size_t i = 0; i < sequences.size(); ++i) {
+        const auto [queries, keys] = std::pair{sequences[i].queries, sequences[i].keys};
+        const auto q = tokens_of(in.q, queries.begin, queries.end), k = tokens_of(in.k, keys.begin, keys.end);
+        const auto v = tokens_of(in.v, keys.begin, keys.end);
+        double* state = alone.data() + static_cast<Index>(i) * size;
+        Tensor<double> right(1, 4, queries.size(), 24);
+        linear_attention_step({q.view(), k.view(), v.view(), {}}, map, {step == 0 ? nullptr : state, state},
+                              right.view());
+        EXPECT_TRUE(same_bits(tokens_of(o, queries.begin, queries.end), right));
+      }
+      EXPECT_EQ(states, alone);
+    }
+    EXPECT_EQ(largest_of(tokens_of(o, 70, 75)) + largest_of(tokens_of(o, 90, 150)), 0);
+    EXPECT_NE(states[static_cast<std::size_t>(2 * size)], 0);  // keys without queries are added
+    EXPECT_EQ(states[static_cast<std::size_t>(3 * size)], 0);
+  }
+}
+
 TEST(LinearPromises, SequencesAreAlone) {
   Random random(3);
   for (const Index features : {0, 24}) {
