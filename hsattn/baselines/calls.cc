@@ -1,7 +1,6 @@
 #include "hsattn/baselines/calls.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "hsattn/base/buffer.h"
 
@@ -44,16 +43,6 @@ std::vector<BatchRange> keys_of_none(const char* who, const AttentionInputs& in,
     if (s.queries.size() == 0 && s.keys.size() > 0) rows.push_back({s.batch, s.keys});
   }
   return rows;
-}
-
-void clear_rows(const View& view, std::span<const BatchRange> rows) {
-  const auto bytes = static_cast<std::size_t>(view.dim * size_of(view.dtype));
-  for (const BatchRange& run : rows) {
-    for (Index h = 0; h < view.heads; ++h) {
-      const cpu::WritableRows head = cpu::writable_rows(view, run.batch, h);
-      for (Index t = run.tokens.begin; t < run.tokens.end; ++t) std::memset(head.row(t), 0, bytes);
-    }
-  }
 }
 
 }  // namespace hsattn

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "hsattn/attention/attention.h"
+#include "hsattn/attention/parts.h"
 #include "hsattn/base/math.h"
 #include "hsattn/kernels/cpu/rows.h"
 
@@ -71,8 +72,6 @@ std::vector<BatchRange> queries_that_see_nothing(const char* who, const Attentio
 
 /// Keys in no sequence, or in one without queries.
 std::vector<BatchRange> keys_of_none(const char* who, const AttentionInputs& in, std::span<const Sequence> sequences);
-
-void clear_rows(const View& view, std::span<const BatchRange> rows);
 
 /// What a call's with_memory_errors() names.
 constexpr const char* kHeads = "heads of sequences";

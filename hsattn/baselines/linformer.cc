@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/error.h"
@@ -72,16 +71,6 @@ reference::LinformerHead reference_head(const AttentionInputs& in, const Linform
           {static_cast<const double*>(p.keys), p.rank, p.longest, p.longest},
           {static_cast<const double*>(p.values), p.rank, p.longest, p.longest},
           scale_or_default(in.scale, in.q.dim)};
-}
-
-template <class T>
-void clear_lse(T* lse, const AttentionInputs& in, std::span<const BatchRange> rows) {
-  for (const BatchRange& run : rows) {
-    for (Index h = 0; lse != nullptr && h < in.q.heads; ++h) {
-      T* head = lse + (run.batch * in.q.heads + h) * in.q.tokens;
-      std::fill(head + run.tokens.begin, head + run.tokens.end, -std::numeric_limits<T>::infinity());
-    }
-  }
 }
 
 void backward_on_reference(const AttentionInputs& in, std::span<const Sequence> sequences,
@@ -161,11 +150,7 @@ void forward(const AttentionInputs& in, std::span<const Sequence> sequences, con
              const AttentionOutputs& out, Executor& executor) {
   const std::vector<BatchRange> blind = queries_that_see_nothing("linformer_forward", in, sequences, options.causal);
   clear_rows(out.o, blind);
-  if (runs_on_reference(in)) {
-    clear_lse(static_cast<double*>(out.lse), in, blind);
-  } else {
-    clear_lse(static_cast<float*>(out.lse), in, blind);
-  }
+  clear_lse(out.lse, in.q, blind);
   for_each_head(in, sequences, executor, [&](const HeadOfCall& head) {
     if (runs_on_reference(in)) {
       for (Index g = 0; g < head.group; ++g) {

@@ -2,8 +2,12 @@
 // choose from the same numbers.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "hsattn/base/view.h"
 #include "hsattn/plan/options.h"
+#include "hsattn/plan/sequences.h"
 
 namespace hsattn {
 
@@ -12,6 +16,16 @@ int pyramid_levels(Index blocks);
 
 /// Nodes of all its levels, blocks included.
 Index pyramid_nodes(Index blocks);
+
+/// Where the nodes of several sequences lie: those of a batch element one sequence after another, in their order.
+struct SequenceNodes {
+  std::vector<Range> ranges;     ///< of each sequence
+  std::vector<BatchRange> none;  ///< nodes behind the last
+};
+
+/// Throws InvalidArgument if `nodes`, the number that each of `batch` elements of `name` has, is too small.
+SequenceNodes nodes_of_sequences(const char* who, const char* name, std::span<const Sequence> sequences, Index block,
+                                 Index batch, Index nodes);
 
 /// Means or maxima of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes (means weighted by
 /// the tokens behind them), level after level: `out` is [nodes of all levels, stride] with zeros behind dim. A NaN in a

@@ -99,7 +99,8 @@ def attention(
             each is attended as if it were alone; o is 0 and gradients are 0 where a token is in none. Rows: batch
             element, first query, end, first key, end.
         pooled: keys and values of nodes, [batch, kv_heads, nodes, dim] each, float32 (float64 if q is), as Pooler makes
-            them: searched and attended in the place of means or maxima. Not with sequences.
+            them: searched and attended in the place of means or maxima. With sequences the pooler must
+            have been given them as well.
         return_lse: also return the log of each softmax denominator.
 
     Returns:
@@ -149,7 +150,7 @@ def attention(
     if plan is not None:
         pattern, causal, budgets = _options_of(plan, q, k, pattern, causal, budgets)
         lists = plan.kept
-    pooled_k, pooled_v = _nodes("hsattn.attention", pooled, budgets, sequences)
+    pooled_k, pooled_v = _nodes("hsattn.attention", pooled, budgets)
     q, k, v = (computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
     rules = (pattern, causal, list(budgets), scale)
     sources = (q, k, v) if pooled is None else (q, k, v, pooled_k, pooled_v)
@@ -232,14 +233,10 @@ class Attention(torch.nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
-def _nodes(
-    who: str, pooled: tuple[Tensor, Tensor] | None, budgets: Budgets, sequences: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
+def _nodes(who: str, pooled: tuple[Tensor, Tensor] | None, budgets: Budgets) -> tuple[Tensor | None, Tensor | None]:
     """The caller's nodes, after a check that nothing contradicts them."""
     if pooled is None:
         return None, None
-    if sequences is not None:
-        raise NotImplementedError(f"{who}: pooled was given with sequences; pool and attend each sequence by itself")
     if budgets.pooling != 0:
         raise ValueError(f"{who}: pooled was given, so nothing is pooled here; leave pooling out")
     k, v = pooled

@@ -85,19 +85,28 @@ def _node_type(t):
     return torch.float64 if t.dtype == torch.float64 else torch.float32
 
 
+def _levels(blocks):
+    """Sizes of a pyramid's levels over so many blocks."""
+    yield blocks
+    while blocks > 1:
+        blocks = -(-blocks // 2)
+        yield blocks
+
+
 @torch.library.register_fake("hsattn::pool_forward")
-def _(k, v, parameters, pooling, block):
+def _(k, v, parameters, pooling, block, sequences=None):
     batch, heads, tokens, dim = k.shape
-    nodes = level = -(-tokens // block)
-    while level > 1:
-        level = -(-level // 2)
-        nodes += level
+    levels = list(_levels(-(-tokens // block)))
+    nodes = sum(levels)
+    if sequences is not None:  # most_pooled_nodes() of the library
+        count = sequences.shape[0]
+        nodes = 2 * ((tokens + count * (block - 1)) // block) + count * max(0, len(levels) - 2)
     return tuple(t.new_empty((batch, heads, nodes, dim), dtype=_node_type(k)) for t in (k, v))
 
 
 @torch.library.register_fake("hsattn::pool_backward")
-def _(dpooled_k, dpooled_v, k, v, parameters, pooling, block):
-    return k.new_empty(k.shape), v.new_empty(v.shape), parameters.new_empty(parameters.shape)
+def _(dpooled_k, dpooled_v, k, v, parameters, pooling, block, sequences=None):
+    return new_like(k, sequences), new_like(v, sequences), parameters.new_empty(parameters.shape)
 
 
 @torch.library.register_fake("hsattn::initial_pooler")
@@ -175,13 +184,14 @@ torch.library.register_autograd("hsattn::attention_backward", no_double_backward
 
 
 def _save_pool(ctx, inputs, output):
-    k, v, parameters, ctx.pooling, ctx.block = inputs
-    ctx.save_for_backward(k, v, parameters)
+    k, v, parameters, ctx.pooling, ctx.block, sequences = inputs
+    ctx.save_for_backward(k, v, parameters, sequences)
 
 
 def _backward_pool(ctx, dpooled_k, dpooled_v):
-    found = ops.pool_backward(dpooled_k, dpooled_v, *ctx.saved_tensors, ctx.pooling, ctx.block)
-    return *found, None, None
+    k, v, parameters, sequences = ctx.saved_tensors
+    found = ops.pool_backward(dpooled_k, dpooled_v, k, v, parameters, ctx.pooling, ctx.block, sequences)
+    return *found, None, None, None
 
 
 torch.library.register_autograd("hsattn::pool_forward", _backward_pool, setup_context=_save_pool)
