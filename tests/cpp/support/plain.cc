@@ -107,22 +107,23 @@ double error_allowed(const Tensor<float>& plain, const Tensor<double>& exact) {
 RowGradients plain_row(const AttendedRows& rows, const float* q, const float* dout, Index dim, float scale, float* o,
                        float* lse, float* dq) {
   const std::size_t count = rows.keys.size();
+  const auto rounded = [&](float x) { return rows.in_float32 ? x : as_stored(x); };
   RowGradients out{Vector(count), Vector(count)};
   Vector& weight = out.of_value;
   float largest = -std::numeric_limits<float>::infinity(), sum = 0;
   for (std::size_t j = 0; j < count; ++j) {
-    weight[j] = as_stored(as_stored(plain_dot(q, rows.keys[j], dim)) * scale + rows.bias[j]);
+    weight[j] = rounded(rounded(plain_dot(q, rows.keys[j], dim)) * scale + rows.bias[j]);
     largest = std::max(largest, weight[j]);
   }
   for (float& w : weight) sum += w = std::exp(w - largest);
   std::fill_n(o, dim, 0.0F);
-  for (std::size_t j = 0; j < count; ++j) plain_add(o, weight[j] = as_stored(weight[j] / sum), rows.values[j], dim);
-  for (Index c = 0; c < dim; ++c) o[c] = as_stored(o[c]);
+  for (std::size_t j = 0; j < count; ++j) plain_add(o, weight[j] = rounded(weight[j] / sum), rows.values[j], dim);
+  for (Index c = 0; c < dim; ++c) o[c] = rounded(o[c]);
   *lse = largest + std::log(sum);
   const float dout_o = plain_dot(dout, o, dim);
   for (std::size_t j = 0; j < count; ++j) {
-    const float dp = as_stored(plain_dot(dout, rows.values[j], dim));
-    out.of_key[j] = as_stored(weight[j] * (dp - dout_o)) * scale;
+    const float dp = rounded(plain_dot(dout, rows.values[j], dim));
+    out.of_key[j] = rounded(weight[j] * (dp - dout_o)) * scale;
     plain_add(dq, out.of_key[j], rows.keys[j], dim);
   }
   return out;

@@ -14,6 +14,7 @@ Solution<float> plain_solution(const Problem& problem, const Tensors<float>& in,
 struct AttendedRows {
   std::vector<const float*> keys, values;
   std::vector<float> bias;
+  bool in_float32 = false;  // nothing is rounded to stored_type()
 };
 
 /// Of each attended row: what multiplies q in the gradient of its key, and dout in that of its value.
