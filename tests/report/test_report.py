@@ -66,6 +66,29 @@ def test_prints_the_tables_and_writes_a_page_that_needs_nothing_else(tmp_path):
         ElementTree.fromstring(drawing)
 
 
+@pytest.mark.parametrize(
+    ("tokenizers", "unit"),
+    [(("", ""), "byte"), (("12ab", "12ab"), "token"), (("12ab", ""), "token of its own tokenizer")],
+)
+def test_perplexity_is_labelled_by_what_a_token_is(tmp_path, tokenizers, unit):
+    words = []
+    for name, tokenizer in zip(("ours", "theirs"), tokenizers, strict=True):
+        run = write_run(tmp_path / name, 1.0)
+        (run / "config.json").write_text(json.dumps({"tokenizer": tokenizer}))
+        (run / "eval.json").write_text(json.dumps({"eval_perplexity": 9.0, "eval_perplexity_per_byte": 2.5}))
+        words += ["--run", f"{name}={run}"]
+    done = report(*words, "--out", str(tmp_path / "page.html"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"held-out perplexity per {unit} ↓ +9.000", done.stdout)
+    assert ("  per byte ↓" in done.stdout) == (unit != "byte")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"loss, nats per {unit}<" in page
+    assert f"Perplexity per {unit} on the author" in page
+    assert f"perplexity per {unit} of 9.000" in page
+    assert "{unit}" not in page
+    assert unit == "byte" or "nats per byte" not in page
+
+
 def test_a_run_that_was_cut_short_is_read_as_far_as_it_goes(tmp_path):
     run = write_run(tmp_path / "run", 1.0)
     with (run / "metrics.jsonl").open("a") as file:
