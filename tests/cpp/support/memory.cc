@@ -21,7 +21,7 @@ namespace {
 std::atomic<long> allocations_left{-1};
 
 void* allocate(std::size_t bytes) {
-  if (allocations_left >= 0 && allocations_left-- == 0) throw std::bad_alloc();
+  if (allocations_left >= 0 && allocations_left.fetch_sub(1) == 0) throw std::bad_alloc();
   void* memory = std::malloc(bytes > 0 ? bytes : 1);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
@@ -79,12 +79,13 @@ std::string in_a_child(const std::function<std::string()>& body) {
   if (child < 0) return "no fork";
   if (child == 0) {
     alarm(60);
-    std::string found = "ended by an unknown exception";
+    std::string found;
     try {
       found = body();
     } catch (const std::exception& error) {
       found = error.what();
     } catch (...) {
+      found = "ended by an unknown exception";
     }
     const auto written = write(ends[1], found.data(), found.size());
     _exit(written == std::ssize(found) ? 0 : 2);
