@@ -1,5 +1,6 @@
 """The report reads result files, complete or cut short, and writes a page that stands alone."""
 
+import itertools
 import json
 import math
 import re
@@ -172,3 +173,24 @@ def test_a_drawing_is_taken_from_svg_or_from_a_page(tmp_path):
 def test_a_chart_without_points_says_so_and_one_point_is_drawn():
     assert "No points" in line_chart([Series("x", "a", [])], "x", "y")
     assert "<circle" in line_chart([Series("x", "a", [(1.0, 2.0)], markers=True)], "x", "y")
+
+
+@pytest.mark.parametrize("ends", [[1.0] * 11, [1.0 + i / 100 for i in range(11)], [float(i) for i in range(1, 12)]])
+def test_names_of_curves_stay_in_the_picture_and_apart(ends):
+    curves = [Series(f"a_long_name_of_{i}", "a", [(1.0, 2.0), (9.0, end)]) for i, end in enumerate(ends)]
+    picture = ElementTree.fromstring(line_chart(curves, "x", "y"))
+    width, height = map(float, picture.attrib["viewBox"].split()[2:])
+    names = [t for t in picture.iter("text") if t.attrib["class"].startswith("name")]
+    assert len(names) == 11
+    assert all(float(t.attrib["x"]) + 7 * len(t.text) <= width for t in names)
+    places = sorted(float(t.attrib["y"]) for t in names)
+    assert places[0] > 8
+    assert places[-1] < height
+    assert all(b - a > 12 for a, b in itertools.pairwise(places))
+
+
+def test_a_curve_that_ends_early_is_named_above_its_end():
+    early = Series("early", "a", [(1.0, 1.0), (5.0, 1.0)])
+    picture = line_chart([early, Series("late", "b", [(1.0, 2.0), (9.0, 2.0)])], "x", "y")
+    anchors = dict(re.findall(r'text-anchor="(\w+)">(early|late)<', picture))
+    assert {name: anchor for anchor, name in anchors.items()} == {"early": "middle", "late": "start"}
