@@ -26,7 +26,7 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
     every &= cursor.at[u].lanes;
   }
   for (int u = count; u < kPanelUnits; ++u) units[u] = units[0];
-  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * head.depth * kUnit;
+  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t[units[u]];
   panel.units = count;
   panel.all_seen = every == 0xffffffffU && count == kPanelUnits;
   for (int r = 0; r < kQuad; ++r) panel.seen[r] = panel.all_seen ? ~std::uint64_t{0} : 0;
@@ -38,7 +38,7 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
   }
   panel.careful = false;
   if (head.any_not_finite) {
-    for (int u = 0; u < kPanelUnits; ++u) panel.careful |= head.not_finite[units[u]] != 0;
+    for (int u = 0; u < kPanelUnits; ++u) panel.careful |= *head.not_finite[units[u]] != 0;
   }
   cursor.at += count;
 }
@@ -78,7 +78,6 @@ struct PanelStep {
 template <class Words, int N>
 HSATTN_INLINE void forward_panels(const PackedHead& head, float scale, Cursor* cursors, const Index* quads, Index base,
                                   Scratch& s) {
-  constexpr Index kRows = kUnit / Words::kPerWord;
   const Index padded = head.padded_dim;
   PanelStep steps[N];
   for (int i = 0; i < N; ++i) {
@@ -86,7 +85,7 @@ HSATTN_INLINE void forward_panels(const PackedHead& head, float scale, Cursor* c
     Index units[kPanelUnits];
     step.row = (base + quads[i]) * kQuad;
     take_panel<Words>(head, cursors[quads[i]], units, step.panel);
-    for (int u = 0; u < kPanelUnits; ++u) step.panel.rows[u] = head.values.get() + units[u] * kRows * padded;
+    for (int u = 0; u < kPanelUnits; ++u) step.panel.rows[u] = head.values[units[u]];
   }
   for (PanelStep& step : steps) {
     const QuadRows<Words> q = quad_rows<Words>(s.q, s.q_pairs, step.row, padded, scale);
@@ -122,15 +121,17 @@ struct FarPanel {
 
 HSATTN_INLINE void take_far_panel(const PackedHead& head, const FarEntry* entries, Index left, FarPanel& panel) {
   panel.count = static_cast<int>(min_of<Index>(left, kPanel));
-  const float* keys = head.pyramid.keys.get();
-  const float* values = head.pyramid.values.get();
+  const PackedPyramid& p = head.pyramid;
+  int level = 0;  // rows ascend
   std::uint64_t seen[kQuad] = {};
   for (int j = 0; j < panel.count; ++j) {
     const FarEntry entry = entries[j];
     panel.row[j] = entry.row;
     panel.bias[j] = entry.bias;
-    panel.keys[j] = keys + entry.row * head.padded_dim;
-    panel.values[j] = values + entry.row * head.padded_dim;
+    while (entry.row >= p.first[level + 1]) ++level;
+    const Index node = entry.row - p.first[level];
+    panel.keys[j] = p.level[level].keys[node];
+    panel.values[j] = p.level[level].values[node];
     for (int r = 0; r < kQuad; ++r) seen[r] |= static_cast<std::uint64_t>(entry.rows >> (8 * r) & 1U) << j;
   }
   for (int r = 0; r < kQuad; ++r) panel.seen[r] = seen[r];

@@ -137,7 +137,7 @@ inline Index count_of_not_zero(const Tensor<float>& a, Index begin) {
 
 template <class T>
 bool same_bits(const T* a, const T* b, Index count) {
-  return std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(T)) == 0;
+  return count == 0 || std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(T)) == 0;
 }
 
 template <class T>
