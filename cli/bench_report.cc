@@ -18,7 +18,9 @@ using Cells = std::vector<std::string>;
 
 constexpr int kCellWidth = 9;
 
-const char* pass_of(const lm::BenchCase& c) { return c.backward ? "forward+backward" : "forward"; }
+const char* pass_of(const lm::BenchCase& c) {
+  return c.decode ? "decode" : c.backward ? "forward+backward" : "forward";
+}
 const char* dtype_of(const lm::BenchCase& c) { return c.bf16 ? "bfloat16" : "float32"; }
 
 // Share of what the row's threads can do at most; 0 if unknown.
@@ -117,7 +119,10 @@ void print_head(const lm::BenchOptions& o, const BenchReport& report, std::ostre
       << "SDPA: torch's, in turn with ours; ~: of the first " << lm::kLongestSdpa
       << " tokens, extrapolated by n^2. search, attend: a plan made, and followed, in calls of their own\n"
       << "GFLOP/s: of full attention, 4 d n (n + 1) / 2 operations per head, with backward 14 d. memory: beyond inputs"
-      << " and outputs, as a multiple of them\n";
+      << " and outputs, as a multiple of them\n"
+      << "decode: one query for each head on a cache, beside the faster of SDPA's ways with grouped heads; memory: of "
+         "the"
+      << " cache, beyond keys and values\n";
 }
 
 void print_rows(const BenchReport& report, std::size_t width, std::ostream& out) {

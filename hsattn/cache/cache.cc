@@ -76,7 +76,7 @@ void check_tokens(const char* who, const CacheOptions& o, const ConstView& k, co
 }
 
 void check_queries(const KeyValueCache& cache, std::span<const Index> sequences, const ConstView& q,
-                   std::optional<double> scale, const AttentionOutputs& out, const std::int32_t* keep) {
+                   std::optional<double> scale, const AttentionOutputs& out) {
   const char* who = "attend";
   const CacheOptions& o = cache.options();
   check_view(who, "q", q);
@@ -96,7 +96,6 @@ void check_queries(const KeyValueCache& cache, std::span<const Index> sequences,
   kv.heads = o.kv_heads;
   kv.tokens = 0;
   check_outputs(who, {q, kv, kv, scale}, out);
-  static_cast<void>(keep);
 }
 
 // Packs tokens at the end of sequences that have room for them: sequence first + b gets batch b of k and v.
@@ -238,7 +237,7 @@ void KeyValueCache::attend(std::span<const Index> sequences, const ConstView& q,
                            Executor& executor) {
   check_options(plan);
   check_plan_is_kept(options(), plan);
-  check_queries(*this, sequences, q, scale, out, keep);
+  check_queries(*this, sequences, q, scale, out);
   if (q.elements() == 0) return;
   try {
     std::vector<cpu::PackedHead>& heads = state_->heads;

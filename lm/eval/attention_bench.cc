@@ -5,6 +5,7 @@
 #include "hsattn/base/error.h"
 #include "lm/eval/bench_tensors.h"
 #include "lm/eval/check_op.h"
+#include "lm/eval/decode_bench.h"
 #include "lm/eval/timing.h"
 #include "lm/model/attention.h"
 #include "lm/train/environment.h"
@@ -162,6 +163,12 @@ BenchRow run_case(const BenchCase& c, Index repeats) {
   const BenchTensors t = bench_tensors(c);
   row.which.batch = t.q.size(0), row.which.heads = t.q.size(1), row.which.kv_heads = t.k.size(1);
   row.which.dim = t.q.size(3);  // recorded tensors have their own
+  if (c.decode) {
+    row.allowed_error = c.bf16 ? 2 * kBf16Place : kAllowedError;
+    check_decode(options, t, row);
+    time_decode(options, t, repeats, row);
+    return row;
+  }
   check_answer(options, t, row);
   measure_memory(options, t, row);
   time_case(options, t, repeats, row);

@@ -10,6 +10,7 @@ namespace hsattn::lm {
 namespace {
 
 constexpr Index kQuickLength = 8192;
+constexpr const char* kDecode = "decode";  // rows of one query on a cache
 constexpr const char* kGrowth = "growth";  // its rows take many minutes: only where they are asked for
 
 // Rows of the table that differ in length alone; their names are "group rules length pass", or "full length pass".
@@ -18,12 +19,13 @@ struct Series {
   const char* rules;
   std::vector<Index> lengths;
   bool backward = false, bf16 = false;
-  Index heads = 4, threads = 1;
+  Index heads = 4, threads = 1, kv_heads = 4;
 };
 
 const std::vector<Series>& table() {
   constexpr bool kForward = false, kBoth = true, kFloat32 = false, kBf16 = true;
   const std::vector<Index> brief = {1, 4, 16, 64, 128, 256, 512, 1024}, usual = {2048, 8192, 32768, 131072};
+  const std::vector<Index> cached = {4096, 16384, 65536};
   const std::vector<Index> doubled = {32768, 65536, 131072, 262144, 524288};
   static const std::vector<Series> all = {
       {"full", "full", {2048, 8192}, kForward},
@@ -37,6 +39,10 @@ const std::vector<Series>& table() {
       {"hsa", "training", {8192}, kBoth, kBf16},
       {"hsa", "any_model", {8192}, kForward, kFloat32, 12},
       {"hsa", "any_model", {8192}, kForward, kBf16, 12},
+      {kDecode, "full", cached, kForward, kFloat32, 9, 1, 3},
+      {kDecode, "any_model", cached, kForward, kFloat32, 9, 1, 3},
+      {kDecode, "full", cached, kForward, kBf16, 9, 1, 3},
+      {kDecode, "any_model", cached, kForward, kBf16, 9, 1, 3},
       {"linear", "linear", {8192}, kForward},
       {"linear", "linear", {8192}, kBoth},
       {"performer", "performer", {8192}, kForward},
@@ -64,7 +70,7 @@ AttentionOptions attention_of(const std::string& rules) {
 
 // What a row's name ends with: length, pass, and what few rows have.
 std::string suffix(const BenchCase& c) {
-  std::string text = concat(" ", c.length, c.backward ? " forward+backward" : " forward");
+  std::string text = concat(" ", c.length, c.decode ? "" : c.backward ? " forward+backward" : " forward");
   if (c.bf16) text += " bfloat16";
   if (c.heads != c.kv_heads) text += concat(" ", c.heads, "/", c.kv_heads, " heads");
   return text;
@@ -75,10 +81,12 @@ BenchCase case_of(const Series& series, Index length, Index seed) {
   c.attention = attention_of(series.rules);
   c.length = length;
   c.heads = series.heads;
+  c.kv_heads = series.kv_heads;
   c.threads = series.threads;
   c.backward = series.backward;
   c.bf16 = series.bf16;
   const std::string group = series.group;
+  c.decode = group == kDecode;
   c.one_thread = series.threads > 1;
   c.sdpa = group != kGrowth && group != "memory";
   c.seed = seed;
@@ -97,7 +105,8 @@ std::vector<BenchCase> table_cases(const BenchOptions& o) {
     }
   }
   check(!cases.empty(), "only is ", o.only, ", which is in the name of no row", o.quick ? " that is quick" : "",
-        "; full, hsa, linear, performer, short, threads, memory, growth, or more of a name, such as \"hsa training "
+        "; full, hsa, decode, linear, performer, short, threads, memory, growth, or more of a name, such as \"hsa "
+        "training "
         "8192\", are right");
   return cases;
 }

@@ -26,7 +26,8 @@ struct BenchOptions : Options {
 
   void visit(OptionVisitor& option) override {
     option("only", only,
-           "rows of the table whose name holds this: full, hsa, linear, performer, short, threads, memory, \"training "
+           "rows of the table whose name holds this: full, hsa, decode, linear, performer, short, threads, memory, "
+           "\"training "
            "8192\", ...; growth: "
            "rows up to 524288 tokens that run only if asked for so");
     option("quick", quick, "the table's rows of at most 8192 tokens: one or two minutes");
@@ -50,12 +51,13 @@ struct BenchOptions : Options {
   void apply_preset() override { attention.apply_preset(); }
 };
 
-/// One row of the result: one pass of one attention at one length, causal.
+/// One row of the result: one pass, or decode step, of one attention at one length, causal.
 struct BenchCase {
   std::string name;  ///< tells it from all other rows
   AttentionOptions attention;
   Index length = 0, batch = 1, heads = 4, kv_heads = 4, dim = 64, threads = 1;
   bool backward = false;    ///< forward and backward, else forward alone
+  bool decode = false;      ///< forward of one query on a cache
   bool bf16 = false;        ///< bfloat16, else float32
   bool sdpa = true;         ///< beside SDPA; if not, this library alone
   bool one_thread = false;  ///< with one thread, too

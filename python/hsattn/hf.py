@@ -4,7 +4,7 @@ Example:
     import hsattn.hf
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="hsattn")
     hsattn.hf.configure(model, top_k=768, layers={7: {"top_k": 2048}})
-    model.generate(**tokenizer(text, return_tensors="pt"))
+    model.generate(**tokenizer(text, return_tensors="pt"), cache=hsattn.hf.Cache(model))
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ except ImportError as error:
 if "q_offset" not in inspect.signature(sdpa_mask).parameters:
     raise ImportError("hsattn.hf: this transformers asks for masks in an older way; pip install 'transformers>=5.24'")
 
+from hsattn._hf_cache import Cache, PyramidLayer
 from hsattn._hf_masks import sequences_mask
 
-__all__ = ["attention_forward", "configure", "options_of"]
+__all__ = ["Cache", "attention_forward", "configure", "options_of"]
 
 # What configure() may set: the options of attention() that are not the call's own.
 _OPTIONS = frozenset(inspect.signature(attention).parameters) - {
@@ -105,6 +106,9 @@ def attention_forward(
     """
     _refuse(module, dropout, is_causal, others)
     options = {"scale": scaling, **_options(module.config, getattr(module, "layer_idx", None), sliding_window)}
+    layer = getattr(key, "hsattn_layer", None)
+    if layer is not None:
+        return _attend_on_cache(layer, query, key, value, attention_mask, position_ids, cu_seq_lens_q, options), None
     sequences = None
     if attention_mask is not None:
         runs = _runs_of(attention_mask, sliding_window)
@@ -115,9 +119,26 @@ def attention_forward(
         sequences = packed_sequences(cu_seq_lens_q.cpu(), None if cu_seq_lens_k is None else cu_seq_lens_k.cpu())
     elif _restarts(position_ids, query, key):
         sequences = restarting_sequences(position_ids.expand(query.shape[0], -1))
-    # One new query searches all keys as many do, O(n); a cache that keeps the pyramid would be asked here instead.
     o = attention(query, key, value, sequences=sequences, **options)
     return o.transpose(1, 2).contiguous(), None
+
+
+def _attend_on_cache(
+    layer: PyramidLayer,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    cu_seq_lens_q: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """Attention of new tokens on hsattn.hf.Cache. Returns o [batch, queries, heads, dim]."""
+    packed = cu_seq_lens_q is not None or (attention_mask is None and _restarts(position_ids, query, key))
+    if packed:
+        raise NotImplementedError("hsattn.hf.Cache: the batch holds packed sequences; give them without this cache")
+    runs = None if attention_mask is None else _runs_of(attention_mask, None)
+    return layer.attend(query, key, value, runs, options).transpose(1, 2).contiguous()
 
 
 def _attend_around_holes(query: Tensor, key: Tensor, value: Tensor, runs: Tensor, options: dict[str, Any]) -> Tensor:

@@ -28,6 +28,8 @@ def _prompts(side="left"):
 def _generate(model, given, mask=None, **options):
     mask = torch.ones_like(given) if mask is None else mask
     options = {"max_new_tokens": NEW, "do_sample": False, **options}
+    if options.pop("pyramid", False):
+        options["cache"] = hsattn.hf.Cache(model)
     return model.generate(given, attention_mask=mask, **options)[:, given.shape[1] :]
 
 
@@ -41,6 +43,8 @@ WAYS = {
     "static cache": {"cache_implementation": "static"},
     "no cache": {"use_cache": False},
     "chunked prefill": {"prefill_chunk_size": 20},
+    "pyramid cache": {"pyramid": True},
+    "pyramid cache, chunked prefill": {"pyramid": True, "prefill_chunk_size": 20},
     "chunked prefill, static cache": {"prefill_chunk_size": 20, "cache_implementation": "static"},
 }
 
@@ -60,11 +64,13 @@ def test_beams():
     right = _alone(model, **beams)
     assert not torch.equal(right[::2], _alone(model))
     assert torch.equal(_generate(model, *_prompts(), **beams), right)
+    assert torch.equal(_generate(model, *_prompts(), **beams, pyramid=True), right)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 @pytest.mark.parametrize("way", ["prompt lookup", "assisted"])
-def test_guessed_tokens_that_are_taken_back_leave_nothing_behind(family, way):
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_guessed_tokens_that_are_taken_back_leave_nothing_behind(family, way, pyramid):
     model, given = _model(family), tokens(1, 40).repeat(1, 4)
     options = {"prompt_lookup_num_tokens": 5}
     if way == "assisted":
@@ -72,7 +78,7 @@ def test_guessed_tokens_that_are_taken_back_leave_nothing_behind(family, way):
     crops, crop = [], DynamicCache.crop
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DynamicCache, "crop", lambda cache, count: crops.append(count) or crop(cache, count))
-        found = _generate(model, given, **options)
+        found = _generate(model, given, **options, pyramid=pyramid)
     assert any(crops), "no guess was wrong: the test shows nothing"
     assert torch.equal(found, _generate(model, given))
 
@@ -93,6 +99,37 @@ def test_chunks_of_any_cut_give_the_logits_of_the_whole():
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             whole = model(given, attention_mask=mask, position_ids=positions).logits
             torch.testing.assert_close(found[mask.bool()], whole[mask.bool()], atol=1e-4, rtol=0)
+
+
+def test_on_a_pyramid_cache_any_cut_gives_the_logits_of_the_whole():
+    model, given = _model(), tokens(2, 200)
+    mask = padding_mask((200, 131), 200, "left")
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache, parts, first = hsattn.hf.Cache(model), [], 0
+    with torch.no_grad():
+        for count in (1, 63, 1, 1, 80, 54):
+            end = first + count
+            part = {"input_ids": given[:, first:end], "position_ids": positions[:, first:end]}
+            parts.append(model(**part, attention_mask=mask[:, :end], cache=cache).logits)
+            first = end
+        whole = model(given, attention_mask=mask, position_ids=positions).logits
+    assert cache.get_seq_length() == 200
+    assert cache.nbytes > 0
+    torch.testing.assert_close(torch.cat(parts, dim=1)[mask.bool()], whole[mask.bool()], atol=1e-4, rtol=0)
+
+
+def test_a_pyramid_cache_refuses_what_it_cannot_keep():
+    model, given = _model(), tokens(2, 40)
+    with pytest.raises(ValueError, match="the model's attention is 'sdpa'; load it with attn_implementation='hsattn'"):
+        hsattn.hf.Cache(tiny_model(attention="sdpa"))
+    mask = padding_mask((40, 30), 40, "right")
+    with torch.no_grad(), pytest.raises(NotImplementedError, match="pad with padding_side='left'"):
+        model(given, attention_mask=mask, cache=hsattn.hf.Cache(model))
+    positions = torch.arange(20).repeat(2)[None]
+    with torch.no_grad(), pytest.raises(NotImplementedError, match="packed sequences; give them without this cache"):
+        model(given[:1], position_ids=positions, cache=hsattn.hf.Cache(model))
+    with pytest.raises(NotImplementedError, match="requires a gradient"):
+        model(given, cache=hsattn.hf.Cache(model))
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

@@ -24,12 +24,12 @@ struct SequencePlan {
         rule(needed, options) {}
 };
 
-// Rounded up so that a sequence grows a long time before its memory does not fit any more.
+// Rounded up so that a sequence grows a long time, and calls differ a little, before memory does not fit any more.
 PlanShape with_room(PlanShape shape) {
   constexpr Index kLeast = 4096;
   const Index keys = std::max(kLeast, shape.keys);
   shape.keys = static_cast<Index>(std::bit_ceil(static_cast<std::uint64_t>(keys)));
-  shape.queries = std::min(shape.queries, kTile);
+  shape.queries = shape.queries <= 1 ? 1 : shape.queries <= kQuad ? kQuad : kTile;
   shape.batch = 1;
   if (shape.slots() == 0) shape.window = 0;  // decides nothing then, and may grow with the keys
   return shape;

@@ -30,7 +30,7 @@ class ScratchPool {
   void give_back(std::unique_ptr<Scratch> scratch);
 
  private:
-  HeadJob job_;
+  HeadJob job_;  // what it points to lives as long as the call
   ScratchKind kind_;
   std::vector<std::unique_ptr<Scratch>> idle_;
   std::mutex mutex_;
