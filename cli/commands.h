@@ -26,6 +26,7 @@ Command prepare_command();
 Command tokenizer_command();
 Command train_command();
 Command eval_command();
+Command generate_command();
 Command bench_command();
 Command bench_step_command();
 Command inspect_command();
