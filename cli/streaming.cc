@@ -1,7 +1,11 @@
 #include "cli/streaming.h"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <iostream>
 
+#include "cli/commands.h"
 #include "cli/progress.h"
 #include "lm/data/files.h"
 
@@ -23,6 +27,22 @@ double tokens_per_s(const lm::GenerateResult& r) {
 void stream_out(const std::string& text) {
   std::cout << text << std::flush;
   if (!std::cout) throw lm::FileError("cannot write the text to stdout");
+}
+
+bool LineReader::next(std::string& line) {
+  while (!ended_ && read_.find('\n') == std::string::npos) {
+    struct pollfd input = {STDIN_FILENO, POLLIN, 0};
+    if (interrupted() || ::poll(&input, 1, -1) < 0) return false;
+    char bytes[4096];
+    const ssize_t count = ::read(STDIN_FILENO, bytes, sizeof bytes);
+    if (count <= 0) ended_ = true;
+    if (count > 0) read_.append(bytes, static_cast<std::size_t>(count));
+  }
+  if (read_.empty()) return false;
+  const std::size_t end = std::min(read_.find('\n'), read_.size());
+  line = read_.substr(0, end);
+  read_.erase(0, end + 1);
+  return true;
 }
 
 nlohmann::ordered_json to_json(const lm::GenerateRequest& request, const lm::GenerateResult& r) {

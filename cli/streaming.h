@@ -11,6 +11,17 @@ namespace hsattn::cli {
 /// Writes to stdout at once. Throws FileError where that is not possible.
 void stream_out(const std::string& text);
 
+/// Lines of the input, waiting for which a signal ends; std::getline would go on.
+class LineReader {
+ public:
+  /// False at the end of the input, or once the program is interrupted.
+  bool next(std::string& line);
+
+ private:
+  std::string read_;
+  bool ended_ = false;
+};
+
 /// Tokens, text, why it ended, times.
 nlohmann::ordered_json to_json(const lm::GenerateRequest& request, const lm::GenerateResult& result);
 

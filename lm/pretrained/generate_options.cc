@@ -34,11 +34,12 @@ void GenerateOptions::visit(OptionVisitor& option) {
 
 void ChatOptions::visit(OptionVisitor& option) {
   option("message", message, "one message to answer; without it messages are the lines of the input");
+  option("messages", messages, "a JSON file instead, a list of {\"role\": .., \"content\": ..}: its next answer");
   option("system", system, "a message of the role `system` before all others");
   option("max_tokens", max_tokens, "tokens of an answer at most");
   option("stop", stop, "words that end an answer; may be given several times");
   sampling.visit(option);
-  option("show_prompt", show_prompt, "print the text that the chat template makes of --message, and stop");
+  option("show_prompt", show_prompt, "print what the chat template makes of --message or --messages, and stop");
   option("json", json, "print one JSON object for each answer");
   PretrainedOptions::visit(option);
 }

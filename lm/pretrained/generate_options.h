@@ -29,7 +29,7 @@ struct GenerateOptions : PretrainedOptions {
 };
 
 struct ChatOptions : PretrainedOptions {
-  std::string system, message;
+  std::string system, message, messages;
   Index max_tokens = 1024;
   SamplingChoice sampling;
   std::vector<std::string> stop;
