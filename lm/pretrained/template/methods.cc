@@ -150,6 +150,11 @@ Value make_range(const Arguments& arguments) {
   return list;
 }
 
+std::string one_line(std::string text) {
+  std::replace_if(text.begin(), text.end(), [](char c) { return c >= 0 && c < ' '; }, ' ');
+  return text;
+}
+
 std::string now(const std::string& format) {
   const std::time_t time = std::time(nullptr);
   std::tm parts{};
@@ -168,7 +173,7 @@ Value call_method(const std::string& name, const Value& object, const Arguments&
 }
 
 Value call_function(const std::string& name, const Arguments& arguments) {
-  if (name == "raise_exception") throw FileError(argument_text(arguments, 0, "message", name));
+  if (name == "raise_exception") throw FileError(one_line(argument_text(arguments, 0, "message", name)));
   if (name == "strftime_now") return now(argument_text(arguments, 0, "format", name));
   if (name == "range") return make_range(arguments);
   if (name == "namespace" || name == "dict") {

@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdlib>
 
 #include "lm/data/files.h"
+#include "lm/options/untrusted_json.h"
 #include "lm/pretrained/template/parser.h"
 
 namespace hsattn::lm::jinja {
@@ -198,12 +200,12 @@ ExpressionPointer ExpressionParser::parse_primary() {
       std::int64_t number = 0;
       const auto [end, error] = std::from_chars(word.text.data(), word.text.data() + word.text.size(), number);
       if (error != std::errc())
-        throw FileError(concat("line ", word.line, ": the number ", word.text, " is too large"));
+        throw FileError(concat("line ", word.line, ": the number ", quoted(word.text), " is too large"));
       literal->literal = Value(number);
       return literal;
     }
     case Word::Kind::kFloat:
-      literal->literal = Value(std::stod(word.text));
+      literal->literal = Value(std::strtod(word.text.c_str(), nullptr));
       return literal;
     case Word::Kind::kName:
       if (word.text == "true" || word.text == "True") return literal->literal = Value(true), std::move(literal);
