@@ -10,6 +10,7 @@
 #include "hsattn/base/view.h"
 #include "hsattn/baselines/linear.h"
 #include "hsattn/baselines/linformer.h"
+#include "hsattn/cache/cache.h"
 #include "hsattn/plan/options.h"
 #include "hsattn/plan/plan.h"
 #include "hsattn/plan/sequences.h"

@@ -95,6 +95,34 @@ Tensor packed_sequences(const Tensor& first_queries, const std::optional<Tensor>
 /// Sequences [batch, 5] from a bool mask [batch, keys], true where a token is no padding; one run in each row.
 Tensor padded_sequences(const Tensor& mask, Index queries);
 
+/// A cache of keys and values (hsattn/cache/cache.h) by its number, to be freed by cache_free(). `dtype`: float32,
+/// bfloat16 or float16.
+Index cache_new(Index sequences, Index kv_heads, Index dim, const std::string& dtype, const std::string& pattern,
+                const Budgets& budgets, Index page, std::optional<bool> rounded_keys);
+void cache_free(Index handle);
+
+/// k, v [1, Hkv, n, d] at the end of one sequence, or [sequences, Hkv, n, d] at the end of each.
+void cache_append(Index handle, const Tensor& k, const Tensor& v, std::optional<Index> sequence);
+
+/// o [B, H, n, d] and lse [B, H, n] of the last n tokens of these B sequences.
+std::tuple<Tensor, Tensor> cache_attend(Index handle, const Tensor& q, const std::vector<Index>& sequences,
+                                        const std::string& pattern, const Budgets& budgets,
+                                        std::optional<double> scale);
+
+/// k, v [1, Hkv, n, d] of a sequence, of the type of `like`, which must be the cache's.
+std::tuple<Tensor, Tensor> cache_tokens(Index handle, const Tensor& like, Index sequence);
+
+void cache_crop(Index handle, Index sequence, Index length);
+Index cache_fork(Index handle, Index sequence);
+void cache_reorder(Index handle, const std::vector<Index>& parents);
+std::vector<Index> cache_lengths(Index handle);
+Index cache_bytes(Index handle);
+void cache_save(Index handle, const std::string& path);
+Index cache_load(const std::string& path);
+
+/// Its dtype, pattern and budgets.
+std::tuple<std::string, std::string, Budgets> cache_options(Index handle);
+
 /// Lists [B, Hkv, n, slots], int32: block ids, ascending, then -1.
 Tensor make_plan(const Tensor& q, const Tensor& k, const std::string& pattern, bool causal, const Budgets& budgets,
                  std::optional<double> scale, const std::optional<Tensor>& sequences,

@@ -46,6 +46,23 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
   m.def("draw_features(Tensor(a!) out, int seed) -> ()");
   m.def("packed_sequences(Tensor first_queries, Tensor? first_keys) -> Tensor");
   m.def("padded_sequences(Tensor mask, int queries) -> Tensor");
+  m.def(
+      "cache_new(int sequences, int kv_heads, int dim, str dtype, str pattern, int[] budgets, int page, "
+      "bool? rounded_keys) -> int");
+  m.def("cache_free(int handle) -> ()");
+  m.def("cache_append(int handle, Tensor k, Tensor v, int? sequence) -> ()");
+  m.def(
+      "cache_attend(int handle, Tensor q, int[] sequences, str pattern, int[] budgets, float? scale) -> (Tensor o, "
+      "Tensor lse)");
+  m.def("cache_tokens(int handle, Tensor like, int sequence) -> (Tensor k, Tensor v)");
+  m.def("cache_crop(int handle, int sequence, int length) -> ()");
+  m.def("cache_fork(int handle, int sequence) -> int");
+  m.def("cache_reorder(int handle, int[] parents) -> ()");
+  m.def("cache_lengths(int handle) -> int[]");
+  m.def("cache_bytes(int handle) -> int");
+  m.def("cache_save(int handle, str path) -> ()");
+  m.def("cache_load(str path) -> int");
+  m.def("cache_options(int handle) -> (str dtype, str pattern, int[] budgets)");
   m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
   m.def(
       "plan_map(Tensor plan, str pattern, bool causal, int[] budgets, int[] sizes, int batch, int kv_head, int first, "
@@ -70,6 +87,9 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("draw_features", TORCH_BOX(&hsattn::torch_ops::draw_features));
   m.impl("packed_sequences", TORCH_BOX(&hsattn::torch_ops::packed_sequences));
   m.impl("padded_sequences", TORCH_BOX(&hsattn::torch_ops::padded_sequences));
+  m.impl("cache_append", TORCH_BOX(&hsattn::torch_ops::cache_append));
+  m.impl("cache_attend", TORCH_BOX(&hsattn::torch_ops::cache_attend));
+  m.impl("cache_tokens", TORCH_BOX(&hsattn::torch_ops::cache_tokens));
   m.impl("plan_map", TORCH_BOX(&hsattn::torch_ops::plan_map));
   m.impl("describe_plan", TORCH_BOX(&hsattn::torch_ops::describe_plan));
   m.impl("check_plan", TORCH_BOX(&hsattn::torch_ops::check_plan_lists));
@@ -77,5 +97,15 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
 
 // No tensor among its arguments, so no device decides.
 STABLE_TORCH_LIBRARY_IMPL(hsattn, CompositeExplicitAutograd, m) {
+  m.impl("cache_new", TORCH_BOX(&hsattn::torch_ops::cache_new));
+  m.impl("cache_free", TORCH_BOX(&hsattn::torch_ops::cache_free));
+  m.impl("cache_crop", TORCH_BOX(&hsattn::torch_ops::cache_crop));
+  m.impl("cache_fork", TORCH_BOX(&hsattn::torch_ops::cache_fork));
+  m.impl("cache_reorder", TORCH_BOX(&hsattn::torch_ops::cache_reorder));
+  m.impl("cache_lengths", TORCH_BOX(&hsattn::torch_ops::cache_lengths));
+  m.impl("cache_bytes", TORCH_BOX(&hsattn::torch_ops::cache_bytes));
+  m.impl("cache_save", TORCH_BOX(&hsattn::torch_ops::cache_save));
+  m.impl("cache_load", TORCH_BOX(&hsattn::torch_ops::cache_load));
+  m.impl("cache_options", TORCH_BOX(&hsattn::torch_ops::cache_options));
   m.impl("plan_slots", TORCH_BOX(&hsattn::torch_ops::plan_slots));
 }

@@ -51,12 +51,21 @@ Index pyramid_nodes(Index blocks) {
   return nodes;
 }
 
+void pool_rows(Pooling pooling, const Rows<const float>& x, Index begin, Index end, Index stride, float* out) {
+  const auto pool_block = pooling == Pooling::kMax ? block_max : block_mean;
+  pool_block(x, begin, end, stride, out);
+}
+
+void pool_pair(Pooling pooling, const float* left, const float* right, Index left_tokens, Index right_tokens,
+               Index stride, float* out) {
+  if (pooling == Pooling::kMax) return parent_max(left, right, stride, out);
+  parent_mean(left, right, left_tokens, right_tokens, stride, out);
+}
+
 void pool(Pooling pooling, const Rows<const float>& x, Index block, Index stride, float* out) {
-  const bool max = pooling == Pooling::kMax;
   Index below = ceil_div(x.count, block);
   for (Index b = 0; b < below; ++b) {
-    const auto pool_block = max ? block_max : block_mean;
-    pool_block(x, b * block, std::min(x.count, (b + 1) * block), stride, out + b * stride);
+    pool_rows(pooling, x, b * block, std::min(x.count, (b + 1) * block), stride, out + b * stride);
   }
   const float* children = out;
   float* parents = out + below * stride;
@@ -65,10 +74,8 @@ void pool(Pooling pooling, const Rows<const float>& x, Index block, Index stride
     for (Index i = 0; i < nodes; ++i, parents += stride) {
       const float* left = children + 2 * i * stride;
       const Index right_begin = (2 * i + 1) * size;
-      if (right_begin < x.count && max) {
-        parent_max(left, left + stride, stride, parents);
-      } else if (right_begin < x.count) {
-        parent_mean(left, left + stride, size, std::min(size, x.count - right_begin), stride, parents);
+      if (right_begin < x.count) {
+        pool_pair(pooling, left, left + stride, size, std::min(size, x.count - right_begin), stride, parents);
       } else {
         std::copy_n(left, stride, parents);
       }

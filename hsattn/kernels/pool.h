@@ -13,7 +13,14 @@ int pyramid_levels(Index blocks);
 /// Nodes of all its levels, blocks included.
 Index pyramid_nodes(Index blocks);
 
-/// Means or maxima of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes (means weighted by
+/// The mean or maximum of rows [begin, end) of x, in their order: [stride] with zeros behind dim.
+void pool_rows(Pooling pooling, const Rows<const float>& x, Index begin, Index end, Index stride, float* out);
+
+// The mean or maximum of two nodes with so many tokens behind them.
+void pool_pair(Pooling pooling, const float* left, const float* right, Index left_tokens, Index right_tokens,
+               Index stride, float* out);
+
+// Means or maxima of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes (means weighted by
 /// the tokens behind them), level after level: `out` is [nodes of all levels, stride] with zeros behind dim. A NaN in a
 /// row is one in every node above it.
 void pool(Pooling pooling, const Rows<const float>& x, Index block, Index stride, float* out);

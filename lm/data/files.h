@@ -1,4 +1,4 @@
-// Files that are either whole or absent: written beside their final name, synced, renamed.
+// Files of the program: what is written, what grows, and what it is recognised by.
 #pragma once
 
 #include <cstdint>
@@ -7,15 +7,13 @@
 #include <string_view>
 
 #include "hsattn/base/error.h"
+#include "hsattn/base/files.h"
 #include "hsattn/base/types.h"
 
 namespace hsattn::lm {
 
-/// A file could not be read, written or understood; the message names it and says why.
-class FileError : public Error {
- public:
-  using Error::Error;
-};
+using hsattn::AtomicFile;
+using hsattn::FileError;
 
 /// 64-bit FNV-1a over bytes: tells whether a file changed, not whether someone changed it on purpose.
 class Fnv64 {
@@ -32,28 +30,6 @@ class Fnv64 {
 
 /// A number as 16 hexadecimal digits.
 std::string hex64(std::uint64_t value);
-
-/// Writes `path`.part and renames it to `path` on commit(); without commit() nothing is left behind.
-/// A path that exists and is no regular file (a pipe, /dev/stdout) is written in place.
-class AtomicFile {
- public:
-  explicit AtomicFile(const std::string& path);
-  ~AtomicFile();
-  AtomicFile(const AtomicFile&) = delete;
-  AtomicFile& operator=(const AtomicFile&) = delete;
-
-  void write(const void* data, Index bytes);
-  void write(std::string_view text) { write(text.data(), static_cast<Index>(text.size())); }
-  /// Overwrites `bytes` bytes at `offset`, for headers that are known last. Regular files only.
-  void write_at(Index offset, const void* data, Index bytes);
-  /// Syncs to the disk and gives the file its final name.
-  void commit();
-
- private:
-  std::string path_, part_;
-  int descriptor_ = -1;
-  bool in_place_ = false;
-};
 
 /// A file that grows at its end, through a buffer; not atomic.
 class AppendFile {

@@ -275,7 +275,9 @@ TrainResult Trainer::run() {
   result.last = metrics_;
   const Index last = options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
   bool finite = true;
-  while (step_ < last && !interrupted_ && (finite = run_step())) {
+  while (step_ < last && !interrupted_) {
+    finite = run_step();
+    if (!finite) break;
     folder_.add_metrics(to_line(metrics_));
     observer_.on_step(metrics_);
     rates_.push_back(metrics_.tokens_per_s);

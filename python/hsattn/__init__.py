@@ -13,6 +13,7 @@ import sys
 if "hsattn.prepare" not in sys.orig_argv:
     from hsattn._attention import Attention, attention, make_plan
     from hsattn._baselines import attention_step, draw_features
+    from hsattn._cache import Cache
     from hsattn._linformer import Linformer
     from hsattn._options import Budgets
     from hsattn._plan import Plan
@@ -22,6 +23,7 @@ if "hsattn.prepare" not in sys.orig_argv:
 __all__ = [
     "Attention",
     "Budgets",
+    "Cache",
     "Linformer",
     "Plan",
     "Pooled",

@@ -60,6 +60,17 @@ class Budgets(NamedTuple):
         block = min(self.block, 2**self.levels) if self.levels > 0 else self.block
         return -(-self.top_k // block) - (-self.sinks // block)
 
+    def as_options(self) -> dict[str, Any]:
+        """The same as attention() takes them."""
+        return self._asdict() | {
+            "beam": self.beam or None,
+            "far_field": bool(self.far_field),
+            "levels": self.levels or "auto",
+            "pooling": _POOLINGS[self.pooling],
+            "mass": self.mass / _MILLION,
+            "stride": self.stride or None,
+        }
+
 
 def budgets_of(
     who: str,

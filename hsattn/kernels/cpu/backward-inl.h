@@ -172,15 +172,14 @@ struct ScoredRows {
 template <class Words>
 HSATTN_INLINE void backward_panel(const PackedHead& head, const ScoredRows<Words>& scored, Cursor& cursor,
                                   WaitingPanel& w) {
-  constexpr Index kRows = kUnit / Words::kPerWord;
   const Index padded = head.padded_dim;
   Panel panel;
   w.at = 0;
   take_panel<Words>(head, cursor, w.units, panel);
   const float* values_t[kPanelUnits];
   for (int u = 0; u < kPanelUnits; ++u) {
-    values_t[u] = head.values_t.get() + w.units[u] * head.depth * kUnit;
-    panel.rows[u] = head.key_rows.get() + w.units[u] * kRows * padded;
+    values_t[u] = head.values_t[w.units[u]];
+    panel.rows[u] = head.key_rows[w.units[u]];
   }
   for (int r = 0; r < kQuad; ++r) w.seen[r] = panel.seen[r];
   w.careful = panel.careful || w.careful_rows;

@@ -143,10 +143,9 @@ static void add_ragged_bias(Cell& c, Index level) {
 
 // q . key mean of every item, for all rows of the cell.
 static void score_items(Cell& c, Index level) {
-  const PackedPyramid& p = c.pyramid();
-  const Index size = kUnit * c.job.packed->padded_dim, first = p.first_unit[level];
-  const RoundedUnits keys{p.keys_int8.get() + first * size, p.key_scales.get() + first * kUnit};
-  rounded_scores(c, keys, c.count / kUnit, [&](Index unit) { return c.s.ids[unit * kUnit] / kUnit; });
+  const PackedLevel& nodes = c.pyramid().level[level];
+  rounded_scores(c, RoundedUnits{nodes.keys_int8, nodes.key_scales}, c.count / kUnit,
+                 [&](Index unit) { return c.s.ids[unit * kUnit] / kUnit; });
   add_ragged_bias(c, level);
 }
 

@@ -4,38 +4,13 @@
 #include <cstring>
 #include <vector>
 
+#include "hsattn/kernels/cpu/jobs.h"
 #include "hsattn/kernels/cpu/kernels.h"
 #include "hsattn/kernels/cpu/node_gradients.h"
 #include "hsattn/kernels/cpu/pack.h"
 
 namespace hsattn::cpu {
 namespace {
-
-SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
-  const HsaOptions& o = options.hsa;
-  SearchBudgets b;
-  b.kept = shape.kept;
-  b.sinks = shape.sinks;
-  b.candidates = std::max(shape.kept, ceil_div(o.candidates, shape.block));
-  b.rescore = b.candidates > b.kept;
-  b.beam = o.beam > 0 ? o.beam : b.candidates;
-  b.top_nodes = o.top_nodes;
-  b.mass = o.mass;
-  b.least = o.mass > 0 ? std::min(b.kept, ceil_div(o.min_top_k, shape.block)) : b.kept;
-  if (o.levels > 0) b.start_level = o.levels - log2_exact(shape.block);
-  return b;
-}
-
-// Where every position attends everything, the rules without lists and far nodes: nothing is packed for them then.
-PlanShape without_idle_search(PlanShape shape) {
-  if (shape.slots() == 0) return shape;
-  for (Index query = shape.queries - 1; query >= 0; --query) {
-    if (!shape.dense(shape.position(query))) return shape;
-  }
-  shape.kept = 0;
-  shape.far_field = false;
-  return shape;
-}
 
 void empty_lists(const PlanShape& shape, std::int32_t* lists) {
   std::fill_n(lists, shape.batch * shape.kv_heads * shape.queries * shape.slots(), -1);
@@ -62,7 +37,7 @@ class Waves {
     }
   }
 
-  const PackedHead& packed(Index i) const { return packed_[static_cast<std::size_t>(i)]; }
+  const PackedHead& packed(Index i) const { return packed_[static_cast<std::size_t>(i)].head; }
   // Of a head of the call.
   StoredRows keys(Index head) const { return stored_rows(k_, head / k_.heads, head % k_.heads); }
   StoredRows values(Index head) const {
@@ -79,18 +54,18 @@ class Waves {
   }
 
   void pack(Index first, Index count) {
-    const Index units = packed_[0].units;
+    const Index units = packed_[0].head.units;
     const Index chunk = executor_.threads() == 1 ? std::max<Index>(1, units) : std::max<Index>(64, ceil_div(units, 8));
     const Index chunks = ceil_div(units, chunk);
     executor_.run(count * chunks, [&](Index task) {
-      PackedHead& head = packed_[static_cast<std::size_t>(task / chunks)];
+      PackedHead& head = packed_[static_cast<std::size_t>(task / chunks)].head;
       const Index begin = task % chunks * chunk;
       pack_units(keys(first + task / chunks), values(first + task / chunks), request_, begin,
                  std::min(units, begin + chunk), head);
     });
     executor_.run(count, [&](Index i) {
-      PackedHead& head = packed_[static_cast<std::size_t>(i)];
-      const auto* flags = head.not_finite.get();
+      PackedHead& head = packed_[static_cast<std::size_t>(i)].head;
+      const auto* flags = head.not_finite.run;
       head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; });
       build_pyramid(keys(first + i), values(first + i), given(first + i), request_, head);
     });
@@ -102,41 +77,8 @@ class Waves {
   PackRequest request_;
   Executor& executor_;
   Index heads_;
-  std::vector<PackedHead> packed_;
+  std::vector<OwnedHead> packed_;
 };
-
-PackRequest request_for(const PlanShape& shape, bool search, bool rescore) {
-  PackRequest request;
-  request.block = shape.block;
-  request.pooling = shape.pooling;
-  request.search = search && shape.slots() > 0;
-  request.rescore = request.search && rescore;
-  request.far_field = shape.far_field;
-  return request;
-}
-
-HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index head, const PackedHead& packed) {
-  HeadJob job;
-  job.shape = shape;
-  job.packed = &packed;
-  job.kv_head = head % shape.kv_heads;
-  job.group = q.heads / shape.kv_heads;
-  job.scale = static_cast<float>(scale);
-  job.q = stored_rows(q, head / shape.kv_heads, head % shape.kv_heads * job.group);
-  return job;
-}
-
-// Queries of one task: all of them on one thread, else enough tasks that threads finish together.
-Index queries_per_task(const PlanShape& shape, Index heads_in_wave, Executor& executor) {
-  if (executor.threads() == 1) return std::max<Index>(1, shape.queries);
-  const Index tasks = ceil_div(8 * executor.threads(), heads_in_wave);
-  return std::max(4 * kTile, round_up(ceil_div(shape.queries, tasks), kTile));
-}
-
-template <class Body>
-void for_each_tile(Index begin, Index end, const Body& body) {
-  for (Index first = begin; first < end; first += kTile) body(first, std::min(kTile, end - first));
-}
 
 // Runs body(task, its job, working memory) for all tasks; on one thread they share the memory, which is most of the
 // cost of a short call.
@@ -172,14 +114,11 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
                  const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa(), in.q.dtype);
   PackRequest request = request_for(shape, source.given == nullptr && source.rule == nullptr, source.search.rescore);
-  request.values = true;
-  request.pairs = packs_pairs(selected_isa(), in.q.dtype);
-  request.step = kernels.step;
-  request.tiles = kernels.tiles;
+  request_values(selected_isa(), in.q.dtype, request);
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
   Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   waves.run([&](Index first_head, Index heads) {
-    const Index per_task = queries_per_task(shape, heads, executor);
+    const Index per_task = queries_per_task(shape.queries, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
     const auto job_of = [&](Index task) {
       const Index head = first_head + task % heads;
@@ -218,7 +157,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   request.far_field = false;
   Waves waves(k, nullptr, {pooled_keys.value_or(ConstView()), {}}, request, executor);
   waves.run([&](Index first_head, Index heads) {
-    const Index per_task = queries_per_task(shape, heads, executor);
+    const Index per_task = queries_per_task(shape.queries, heads, executor);
     const Index chunks = ceil_div(shape.queries, per_task);
     const auto job_of = [&](Index task) {
       HeadJob job = head_job(q, shape, scale, first_head + task % heads, waves.packed(task % heads));
@@ -292,8 +231,8 @@ void spread_node_gradients(const PackedHead& packed, const PlanShape& shape, con
                            GradientSums& sum) {
   const PackedPyramid& p = packed.pyramid;
   if (shape.pooling == Pooling::kMax) {
-    spread_max_gradients(packed, shape.block, {p.keys.get(), k}, sum.dk_nodes.get(), sum.dk.get());
-    spread_max_gradients(packed, shape.block, {p.values.get(), v}, sum.dv_nodes.get(), sum.dv.get());
+    spread_max_gradients(packed, shape.block, {p.level[0].keys.run, k}, sum.dk_nodes.get(), sum.dk.get());
+    spread_max_gradients(packed, shape.block, {p.level[0].values.run, v}, sum.dv_nodes.get(), sum.dv.get());
   } else {
     spread_mean_gradients(packed, shape.block, sum.dk_nodes.get(), sum.dk.get());
     spread_mean_gradients(packed, shape.block, sum.dv_nodes.get(), sum.dv.get());
@@ -391,10 +330,8 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
   const PlanShape shape = without_idle_search(plan.shape);
   const Kernels& kernels = kernels_for(selected_isa(), in.q.dtype);
   PackRequest request = request_for(shape, false, false);
-  request.values = request.backward = true;
-  request.pairs = packs_pairs(selected_isa(), in.q.dtype);
-  request.step = kernels.step;
-  request.tiles = kernels.tiles;
+  request_values(selected_isa(), in.q.dtype, request);
+  request.backward = true;
   const auto backward_tile = request.pairs ? kernels.backward_pairs : kernels.backward;
   Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
   const Index ranges = query_ranges(shape);

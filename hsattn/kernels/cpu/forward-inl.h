@@ -26,7 +26,7 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
     every &= cursor.at[u].lanes;
   }
   for (int u = count; u < kPanelUnits; ++u) units[u] = units[0];
-  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t.get() + units[u] * head.depth * kUnit;
+  for (int u = 0; u < kPanelUnits; ++u) panel.keys_t[u] = head.keys_t[units[u]];
   panel.units = count;
   panel.all_seen = every == 0xffffffffU && count == kPanelUnits;
   for (int r = 0; r < kQuad; ++r) panel.seen[r] = panel.all_seen ? ~std::uint64_t{0} : 0;
@@ -38,17 +38,17 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
   }
   panel.careful = false;
   if (head.any_not_finite) {
-    for (int u = 0; u < kPanelUnits; ++u) panel.careful |= head.not_finite[units[u]] != 0;
+    for (int u = 0; u < kPanelUnits; ++u) panel.careful |= *head.not_finite[units[u]] != 0;
   }
   cursor.at += count;
 }
 
-// The quad whose next unit is lowest, or -1 when all have arrived.
-HSATTN_INLINE Index next_quad(const Cursor* cursors, Index quads) {
+// The quad whose next unit is lowest, but not quad `other`; or -1 when all have arrived.
+HSATTN_INLINE Index next_quad(const Cursor* cursors, Index quads, Index other = -1) {
   Index best = -1;
   std::int32_t lowest = 0x7fffffff;
   for (Index i = 0; i < quads; ++i) {
-    if (cursors[i].at < cursors[i].end && cursors[i].at->unit < lowest) {
+    if (i != other && cursors[i].at < cursors[i].end && cursors[i].at->unit < lowest) {
       lowest = cursors[i].at->unit;
       best = i;
     }
@@ -65,26 +65,45 @@ HSATTN_INLINE QuadRows<Words> quad_rows(const Buffer<float>& rows, const Buffer<
   return {(kPer == 1 ? rows : pairs).get() + row * stride, stride, factor};
 }
 
-template <class Words>
-HSATTN_INLINE void forward_panel(const PackedHead& head, float scale, Cursor& cursor, Index row, Scratch& s) {
-  constexpr Index kRows = kUnit / Words::kPerWord;
-  const Index padded = head.padded_dim;
+// What a quad does next: its panel, and the scores and weights of its rows.
+struct PanelStep {
+  Index row;  // of the quad in the tile
   Panel panel;
-  Index units[kPanelUnits];
   alignas(64) float scores[kQuad * kPanel];
   float rescale[kQuad];
-  take_panel<Words>(head, cursor, units, panel);
-  for (int u = 0; u < kPanelUnits; ++u) panel.rows[u] = head.values.get() + units[u] * kRows * padded;
-  scores_of_panel(quad_rows<Words>(s.q, s.q_pairs, row, padded, scale), head.depth, panel.keys_t, panel.units, scores);
-  if (!panel.all_seen) mask_scores(scores, panel.seen);
-  softmax_step<Words, false>(scores, kPanel, row, s, rescale);
-  round_weights<Words>(scores, scores);
-  const UnitRows rows{panel.rows, padded};
-  float* o = s.o.get() + row * padded;
-  if (panel.careful) {
-    weighted_rows_seen<Words>(scores, rescale, panel.seen, rows, padded, o);
-  } else {
-    weighted_rows<Words>(scores, rescale, rows, panel.units, padded, o);
+};
+
+// The next panels of N quads. Step by step together, so that what one quad waits for in its softmax is hidden behind
+// the other (full attention, float32, on an Intel Xeon: 8 % less time with two than with one, no less with four).
+template <class Words, int N>
+HSATTN_INLINE void forward_panels(const PackedHead& head, float scale, Cursor* cursors, const Index* quads, Index base,
+                                  Scratch& s) {
+  const Index padded = head.padded_dim;
+  PanelStep steps[N];
+  for (int i = 0; i < N; ++i) {
+    PanelStep& step = steps[i];
+    Index units[kPanelUnits];
+    step.row = (base + quads[i]) * kQuad;
+    take_panel<Words>(head, cursors[quads[i]], units, step.panel);
+    for (int u = 0; u < kPanelUnits; ++u) step.panel.rows[u] = head.values[units[u]];
+  }
+  for (PanelStep& step : steps) {
+    const QuadRows<Words> q = quad_rows<Words>(s.q, s.q_pairs, step.row, padded, scale);
+    scores_of_panel(q, head.depth, step.panel.keys_t, step.panel.units, step.scores);
+  }
+  for (PanelStep& step : steps) {
+    if (!step.panel.all_seen) mask_scores(step.scores, step.panel.seen);
+    softmax_step<Words, false>(step.scores, kPanel, step.row, s, step.rescale);
+    round_weights<Words>(step.scores, step.scores);
+  }
+  for (const PanelStep& step : steps) {
+    const UnitRows rows{step.panel.rows, padded};
+    float* o = s.o.get() + step.row * padded;
+    if (step.panel.careful) {
+      weighted_rows_seen<Words>(step.scores, step.rescale, step.panel.seen, rows, padded, o);
+    } else {
+      weighted_rows<Words>(step.scores, step.rescale, rows, step.panel.units, padded, o);
+    }
   }
 }
 
@@ -102,15 +121,17 @@ struct FarPanel {
 
 HSATTN_INLINE void take_far_panel(const PackedHead& head, const FarEntry* entries, Index left, FarPanel& panel) {
   panel.count = static_cast<int>(min_of<Index>(left, kPanel));
-  const float* keys = head.pyramid.keys.get();
-  const float* values = head.pyramid.values.get();
+  const PackedPyramid& p = head.pyramid;
+  int level = 0;  // rows ascend
   std::uint64_t seen[kQuad] = {};
   for (int j = 0; j < panel.count; ++j) {
     const FarEntry entry = entries[j];
     panel.row[j] = entry.row;
     panel.bias[j] = entry.bias;
-    panel.keys[j] = keys + entry.row * head.padded_dim;
-    panel.values[j] = values + entry.row * head.padded_dim;
+    while (entry.row >= p.first[level + 1]) ++level;
+    const Index node = entry.row - p.first[level];
+    panel.keys[j] = p.level[level].keys[node];
+    panel.values[j] = p.level[level].values[node];
     for (int r = 0; r < kQuad; ++r) seen[r] |= static_cast<std::uint64_t>(entry.rows >> (8 * r) & 1U) << j;
   }
   for (int r = 0; r < kQuad; ++r) panel.seen[r] = seen[r];
@@ -210,6 +231,23 @@ static const std::int32_t* tile_lists(const HeadJob& job, Index first, Index cou
   return lists;
 }
 
+// Walks the lists of `some` quads from quad `base` on, two at a time.
+template <class Words>
+static void walk_side_by_side(const PackedHead& head, float scale, Cursor* cursors, Index some, Index base,
+                              Scratch& s) {
+  while (true) {
+    Index quads[2];
+    quads[0] = next_quad(cursors, some);
+    if (quads[0] < 0) return;
+    quads[1] = next_quad(cursors, some, quads[0]);
+    if (quads[1] >= 0) {
+      forward_panels<Words, 2>(head, scale, cursors, quads, base, s);
+    } else {
+      forward_panels<Words, 1>(head, scale, cursors, quads, base, s);
+    }
+  }
+}
+
 template <class Words>
 static void forward_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, Scratch& s) {
   const PackedHead& head = *job.packed;
@@ -229,9 +267,7 @@ static void forward_tile(const HeadJob& job, Index first, Index count, const For
     for (Index i = 0; i < some; ++i) {
       cursors[i] = {s.entries[base + i].data(), s.entries[base + i].data() + s.entries[base + i].size()};
     }
-    for (Index i = next_quad(cursors, some); i >= 0; i = next_quad(cursors, some)) {
-      forward_panel<Words>(head, job.scale, cursors[i], (base + i) * kQuad, s);
-    }
+    walk_side_by_side<Words>(head, job.scale, cursors, some, base, s);
   }
   write_tile<Words>(job, first, count, out, s);
 }

@@ -19,6 +19,8 @@ struct SearchBudgets {
   bool rescore = false;
   double mass = 0;  // if not 0: as few of the kept blocks as hold this share of the attention
   Index least = 0;  // but at least so many; `kept` without a mass budget
+
+  bool operator==(const SearchBudgets&) const = default;
 };
 
 // One (batch, key/value head) of a call: what all its tiles share.
@@ -127,6 +129,9 @@ void load_tile_pairs(const StoredRows& x, Index group, Index first, Index count,
                      float* row_pairs);
 // Rounds the rows of a tile's queries to bytes: scratch.q_int8, q_scales and q_sums.
 void round_queries(const float* q, Index rows, Index padded_dim, Scratch& scratch);
+// Rounds the keys of a unit as they are attended to bytes [padded dim / 4, 8, 4] and their 8 scales: the bits that
+// packing for rescoring gives.
+void round_packed_keys(const PackedHead& head, Index unit, std::uint8_t* bytes, float* scales);
 // Entries of each quad of the tile, from the lists [count, slots].
 void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Scratch& scratch);
 

@@ -4,6 +4,7 @@
 // that the row sees. Causality, ragged tails, window edges, blocks below 8 tokens and selection all have this one form.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "hsattn/base/buffer.h"
@@ -52,18 +53,38 @@ struct Hint {
   float spread = 0;  // distance in which few scores lie
 };
 
-// Levels of pooled keys (and values): nodes of all levels one after another, coarser levels later.
+// Where units (or rows) of one kind lie: all in one run, or in pages of 2^shift units each, as a cache grows by.
+template <class T>
+struct Units {
+  T* run = nullptr;
+  Index size = 0;                     // elements of a unit
+  std::byte* const* pages = nullptr;  // if there is no run
+  Index offset = 0;                   // bytes of a page before the first unit of this kind
+  int shift = 0;
+
+  __attribute__((always_inline)) bool empty() const { return run == nullptr && pages == nullptr; }
+  __attribute__((always_inline)) T* operator[](Index unit) const {
+    if (run != nullptr) return run + unit * size;
+    const Index in_page = unit & ((Index{1} << shift) - 1);
+    return reinterpret_cast<T*>(pages[unit >> shift] + offset) + in_page * size;
+  }
+};
+
+// Pooled keys (and values) of one level.
+struct PackedLevel {
+  Units<float> keys;              // nodes, [padded dim] each
+  Units<float> values;            // the same; only with the far field
+  Units<std::uint8_t> keys_int8;  // units of 8 nodes, [padded dim / 4, 8, 4]: rounded keys plus 128; only to search
+  Units<float> key_scales;        // units of 8 nodes, [8]
+};
+
+// Levels of nodes, coarser ones later. Rows number the nodes of all levels one after another.
 struct PackedPyramid {
   static constexpr int kMaxLevels = 40;
   int levels = 0;
-  Index first[kMaxLevels + 1] = {};       // [levels + 1]: level l owns rows [first[l], first[l + 1])
-  Index first_unit[kMaxLevels + 1] = {};  // the same, in units of 8 nodes
-  Buffer<float> keys;                     // [rows, padded dim]
-  Buffer<float> values;                   // [rows, padded dim]; only with the far field
-  Buffer<std::uint8_t> keys_int8;         // [units, padded dim / 4, 8, 4]: rounded keys plus 128; only to search
-  Buffer<float> key_scales;               // [units, 8]
+  Index first[kMaxLevels + 1] = {};  // [levels + 1]: level l owns rows [first[l], first[l + 1])
+  PackedLevel level[kMaxLevels];
   Index rows() const { return first[levels]; }
-  Index units() const { return first_unit[levels]; }
 };
 
 // One key/value head, packed. Tokens past the end are zeros that no row sees.
@@ -74,24 +95,30 @@ struct PackedPyramid {
 // (taking halves of vectors from two units instead costs Intel's processors a fifth of the time of scores).
 //
 // Kernels with tile registers want `tiles`: columns of 16 tokens, so that 16 pairs of dimensions of them are one tile,
-// and whole groups of 4 units, whose values are one tile for each 16 dimensions.
+// and whole groups of 4 units, whose values are one tile for each 16 dimensions. Two units stand side by side then: the
+// odd one begins 8 words behind the even one, see column().
 struct PackedHead {
   Index keys = 0, dim = 0, padded_dim = 0, units = 0;
   bool pairs = false;
-  bool tiles = false;               // with pairs only
-  Index columns = kUnit;            // tokens side by side in keys_t: 8, or 16
-  Index step = 1;                   // words of a token side by side in keys_t: 1 or 2
-  Index depth = 0;                  // words of a token in keys_t: dim, or half of it, rounded up to steps or tiles
-  Index unit_rows = kUnit;          // rows of words of a unit in values: 8, or 4
-  Buffer<float> keys_t;             // [tokens / columns, depth / step, columns, step]; not for a search alone
-  Buffer<float> values;             // [units, unit rows, padded dim]
-  Buffer<float> values_t;           // as keys_t; backward only
-  Buffer<float> key_rows;           // [units, unit rows, padded dim]; backward only
-  Buffer<std::uint8_t> keys_int8;   // [units, padded dim / 4, 8, 4]: rounded keys plus 128; rescoring only
-  Buffer<float> key_scales;         // [units, 8]
-  Buffer<std::uint8_t> not_finite;  // [units]: bit 0 a key, bit 1 a value is NaN or Inf
+  bool tiles = false;              // with pairs only
+  Index columns = kUnit;           // tokens side by side in keys_t: 8, or 16
+  Index step = 1;                  // words of a token side by side in keys_t: 1 or 2
+  Index depth = 0;                 // words of a token in keys_t: dim, or half of it, rounded up to steps or tiles
+  Index unit_rows = kUnit;         // rows of words of a unit in values: 8, or 4
+  Units<float> keys_t;             // [depth / step, columns, step] each; not for a search alone
+  Units<float> values;             // [unit rows, padded dim]
+  Units<float> values_t;           // as keys_t; backward only
+  Units<float> key_rows;           // [unit rows, padded dim]; backward only
+  Units<std::uint8_t> keys_int8;   // [padded dim / 4, 8, 4]: rounded keys plus 128; rescoring only
+  Units<float> key_scales;         // [8]
+  Units<std::uint8_t> not_finite;  // [1]: bit 0 a key, bit 1 a value is NaN or Inf
   bool any_not_finite = false;
   PackedPyramid pyramid;
 };
+
+// The first word of a unit in keys_t or values_t of a head with tiles.
+__attribute__((always_inline)) inline float* column(const Units<float>& packed, Index unit) {
+  return packed[unit & ~Index{1}] + (unit & 1) * kUnit;
+}
 
 }  // namespace hsattn::cpu

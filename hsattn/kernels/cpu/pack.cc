@@ -1,9 +1,11 @@
 #include "hsattn/kernels/cpu/pack.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
+#include "hsattn/kernels/cpu/kernels.h"
 #include "hsattn/kernels/pool.h"
 #include "hsattn/kernels/quantize.h"
 
@@ -11,14 +13,16 @@ namespace hsattn::cpu {
 namespace {
 
 // Step i of a unit is bytes [i kBytes, (i + 1) kBytes) of each of its rows, one after another; steps are `columns`
-// tokens apart. `bytes` of a row and `count` rows exist, the rest becomes zeros.
+// tokens apart. `bytes` of a row and `count` rows exist, for the lanes from `lane` on. Lane 0 begins the unit: the rest
+// of it becomes zeros.
 template <Index kBytes>
-void transpose_bytes(const std::byte* rows, Index stride, Index count, Index bytes, Index steps, Index columns,
-                     std::byte* out) {
+void transpose_bytes(const std::byte* rows, Index stride, Index lane, Index count, Index bytes, Index steps,
+                     Index columns, std::byte* out) {
   const Index whole = bytes / kBytes;
-  if (count < kUnit || whole < steps) {
+  if (lane == 0 && (count < kUnit || whole < steps)) {
     for (Index i = 0; i < steps; ++i) std::memset(out + i * columns * kBytes, 0, kUnit * kBytes);
   }
+  out += lane * kBytes;
   for (Index i = 0; i < whole; ++i) {
     for (Index j = 0; j < count; ++j)
       std::memcpy(out + (i * columns + j) * kBytes, rows + j * stride + i * kBytes, kBytes);
@@ -31,49 +35,40 @@ void transpose_bytes(const std::byte* rows, Index stride, Index count, Index byt
   }
 }
 
-// A unit of `head`, in steps of words: rows of floats, or rows of bfloat16 as they are stored.
-void transpose_unit(const PackedHead& head, Index unit, const std::byte* rows, Index stride, Index count, Index bytes,
-                    float* out) {
-  const Index steps = head.depth / head.step, units = head.columns / kUnit;  // that stand side by side
-  auto* to = reinterpret_cast<std::byte*>(out + (unit / units * head.depth * units + unit % units) * kUnit);
-  if (head.step == 2) return transpose_bytes<8>(rows, stride, count, bytes, steps, head.columns, to);
-  transpose_bytes<4>(rows, stride, count, bytes, steps, head.columns, to);
+// Where a unit begins in keys_t or values_t.
+float* unit_in_columns(const PackedHead& head, const Units<float>& table, Index unit) {
+  return head.tiles ? column(table, unit) : table[unit];
 }
 
-void copy_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, float* out) {
-  std::memset(out, 0, static_cast<std::size_t>(kUnit * padded_dim) * sizeof(float));
-  for (Index j = 0; j < count; ++j) std::copy_n(rows + j * stride, dim, out + j * padded_dim);
+// A unit of `head`, in steps of words: rows of floats, or rows of bfloat16 as they are stored.
+void transpose_unit(const PackedHead& head, const std::byte* rows, Index stride, Index lane, Index count, Index bytes,
+                    float* out) {
+  const Index steps = head.depth / head.step;
+  auto* to = reinterpret_cast<std::byte*>(out);
+  if (head.step == 2) return transpose_bytes<8>(rows, stride, lane, count, bytes, steps, head.columns, to);
+  transpose_bytes<4>(rows, stride, lane, count, bytes, steps, head.columns, to);
+}
+
+void copy_unit(const Rows<const float>& rows, Index lane, Index padded_dim, float* out) {
+  if (lane == 0) std::memset(out, 0, static_cast<std::size_t>(kUnit * padded_dim) * sizeof(float));
+  for (Index j = 0; j < rows.count; ++j) std::copy_n(rows.row(j), rows.dim, out + (lane + j) * padded_dim);
 }
 
 // The same in pairs of bfloat16: [4, padded dim] pairs of tokens.
-void pair_up_tokens(const StoredRows& x, Index first, Index count, Index padded_dim, float* out) {
-  std::memset(out, 0, static_cast<std::size_t>(kUnit / 2 * padded_dim) * sizeof(float));
-  for (Index j = 0; j < count; j += 2) {
-    pair_up_rows(x.row(first + j), j + 1 < count ? x.row(first + j + 1) : nullptr, x.dim, out + j / 2 * padded_dim);
+void pair_up_tokens(const StoredRows& x, Index first, Index lane, Index count, Index padded_dim, float* out) {
+  if (lane == 0) std::memset(out, 0, static_cast<std::size_t>(kUnit / 2 * padded_dim) * sizeof(float));
+  Index j = 0;
+  if (lane % 2 == 1 && count > 0) set_high_halves(x.row(first + j++), x.dim, out + lane / 2 * padded_dim);
+  for (; j < count; j += 2) {
+    const std::byte* high = j + 1 < count ? x.row(first + j + 1) : nullptr;
+    pair_up_rows(x.row(first + j), high, x.dim, out + (lane + j) / 2 * padded_dim);
   }
 }
 
-// Rounds the keys of a unit, 4 dimensions of each token side by side; see PackedHead::keys_int8.
-void round_unit(const float* rows, Index stride, Index count, Index dim, Index padded_dim, std::uint8_t* out,
-                float* scales) {
-  std::memset(out, 128, static_cast<std::size_t>(kUnit * padded_dim));
-  std::fill_n(scales, kUnit, 0.0F);
-  std::int8_t row[kMaxDim] = {};
-  for (Index j = 0; j < count; ++j) {
-    scales[j] = quantize(rows + j * stride, dim, kKeyLevels, row);
-    for (Index d = 0; d < padded_dim; d += 4) {
-      std::uint32_t four = 0;
-      std::memcpy(&four, row + d, sizeof four);
-      four ^= 0x80808080U;  // adds 128 to each
-      std::memcpy(out + d * kUnit + 4 * j, &four, sizeof four);
-    }
-  }
-}
-
-bool all_finite(const float* rows, Index stride, Index count, Index dim) {
+bool all_finite(const Rows<const float>& rows) {
   constexpr std::int32_t kInfinity = 0x7f800000;
   std::int32_t largest = 0;
-  for (Index j = 0; j < count; ++j) largest = std::max(largest, largest_magnitude_bits(rows + j * stride, dim));
+  for (Index j = 0; j < rows.count; ++j) largest = std::max(largest, largest_magnitude_bits(rows.row(j), rows.dim));
   return largest < kInfinity;
 }
 
@@ -84,7 +79,7 @@ Index node_tokens(const PackedHead& head, Index block, Index level, Index index)
   return std::min(head.keys, begin + (block << level)) - begin;
 }
 
-PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request) {
+PackedHead shape_packed_head(Index keys, Index dim, const PackRequest& request) {
   PackedHead head;
   head.keys = keys;
   head.dim = dim;
@@ -99,70 +94,81 @@ PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& reques
   }
   head.depth = round_up(request.pairs ? ceil_div(dim, Index{2}) : dim, head.tiles ? kDimAlign : head.step);
   head.unit_rows = request.pairs ? kUnit / 2 : kUnit;
-  const char* what = "attention: packed keys and values";
-  head.not_finite = allocate_buffer<std::uint8_t>(head.units, what);
-  const Index rows = head.units * kUnit * head.padded_dim;
-  if (request.rescore) {
-    head.keys_int8 = allocate_buffer<std::uint8_t>(rows, what);
-    head.key_scales = allocate_buffer<float>(head.units * kUnit, what);
-  }
-  if (request.values) {
-    head.keys_t = allocate_buffer<float>(head.units * head.depth * kUnit, what);
-    head.values = allocate_buffer<float>(head.units * head.unit_rows * head.padded_dim, what);
-  }
-  if (request.backward) {
-    head.values_t = allocate_buffer<float>(head.units * head.depth * kUnit, what);
-    head.key_rows = allocate_buffer<float>(head.units * head.unit_rows * head.padded_dim, what);
-  }
-  if (!request.search && !request.far_field) return head;
-
   PackedPyramid& p = head.pyramid;
+  if (!request.search && !request.far_field) return head;
   const Index blocks = ceil_div(keys, request.block);
   p.levels = pyramid_levels(blocks);
-  for (int level = 0; level < p.levels; ++level) {
-    const Index nodes = ceil_div(blocks, Index{1} << level);
-    p.first[level + 1] = p.first[level] + nodes;
-    p.first_unit[level + 1] = p.first_unit[level] + ceil_div(nodes, kUnit);
-  }
-  what = "attention: key and value pyramid";
-  p.keys = allocate_buffer<float>(p.rows() * head.padded_dim, what);
-  if (request.far_field) p.values = allocate_buffer<float>(p.rows() * head.padded_dim, what);
-  if (request.search) {
-    p.keys_int8 = allocate_buffer<std::uint8_t>(p.units() * kUnit * head.padded_dim, what);
-    p.key_scales = allocate_buffer<float>(p.units() * kUnit, what);
-  }
+  for (int level = 0; level < p.levels; ++level)
+    p.first[level + 1] = p.first[level] + ceil_div(blocks, Index{1} << level);
   return head;
 }
 
+OwnedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request) {
+  OwnedHead owned{shape_packed_head(keys, dim, request), {}};
+  PackedHead& head = owned.head;
+  const char* what = "attention: packed keys and values";
+  const auto allocate = [&]<class T>(Units<T>& table, Index size, Index count) {
+    owned.memory.push_back(allocate_buffer<std::byte>(count * size * static_cast<Index>(sizeof(T)), what));
+    table.run = reinterpret_cast<T*>(owned.memory.back().get());
+    table.size = size;
+  };
+  allocate(head.not_finite, 1, head.units);
+  if (request.rescore) {
+    allocate(head.keys_int8, kUnit * head.padded_dim, head.units);
+    allocate(head.key_scales, kUnit, head.units);
+  }
+  if (request.values) {
+    allocate(head.keys_t, kUnit * head.depth, head.units);
+    allocate(head.values, head.unit_rows * head.padded_dim, head.units);
+  }
+  if (request.backward) {
+    allocate(head.values_t, kUnit * head.depth, head.units);
+    allocate(head.key_rows, head.unit_rows * head.padded_dim, head.units);
+  }
+  what = "attention: key and value pyramid";
+  PackedPyramid& p = head.pyramid;
+  if (p.levels == 0) return owned;
+  // The rows of all levels are one run, as gradients of nodes are.
+  Units<float> key_run, value_run;
+  allocate(key_run, head.padded_dim, p.rows());
+  if (request.far_field) allocate(value_run, head.padded_dim, p.rows());
+  for (int level = 0; level < p.levels; ++level) {
+    PackedLevel& nodes = p.level[level];
+    nodes.keys = {key_run[p.first[level]], head.padded_dim};
+    if (request.far_field) nodes.values = {value_run[p.first[level]], head.padded_dim};
+    if (!request.search) continue;
+    const Index units = ceil_div(p.first[level + 1] - p.first[level], kUnit);
+    allocate(nodes.keys_int8, kUnit * head.padded_dim, units);
+    allocate(nodes.key_scales, kUnit, units);
+  }
+  return owned;
+}
+
 void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& request, Index begin, Index end,
-                PackedHead& head) {
+                PackedHead& head, Index first_token) {
   const Index dim = head.dim, pd = head.padded_dim;
   float k_space[kUnit * kMaxDim], v_space[kUnit * kMaxDim];
   for (Index unit = begin; unit < end; ++unit) {
-    const Index first = unit * kUnit;
-    const Index count = std::clamp<Index>(head.keys - first, 0, kUnit);
+    const Index lane = std::max<Index>(0, first_token - unit * kUnit);
+    const Index first = unit * kUnit + lane - first_token;  // row of k and v
+    const Index count = std::clamp<Index>(head.keys - unit * kUnit - lane, 0, kUnit - lane);
     const Rows<const float> keys = float_rows(k, first, count, k_space);
-    if (request.rescore) {
-      round_unit(keys.data, keys.stride, count, dim, pd, head.keys_int8.get() + unit * kUnit * pd,
-                 head.key_scales.get() + unit * kUnit);
-    }
-    head.not_finite[unit] = 0;
+    if (request.rescore) round_lanes(keys, lane, pd, head.keys_int8[unit], head.key_scales[unit]);
+    std::uint8_t& flags = *head.not_finite[unit];
+    if (lane == 0) flags = 0;
     if (!request.values) continue;
     const Rows<const float> values = float_rows(v, first, count, v_space);
-    const int keys_flag = all_finite(keys.data, keys.stride, count, dim) ? 0 : 1;
-    const int values_flag = all_finite(values.data, values.stride, count, dim) ? 0 : 2;
-    head.not_finite[unit] = static_cast<std::uint8_t>(keys_flag | values_flag);
-    const auto columns = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
+    flags = static_cast<std::uint8_t>(flags | (all_finite(keys) ? 0 : 1) | (all_finite(values) ? 0 : 2));
+    const auto columns = [&](const StoredRows& stored, const Rows<const float>& rows, const Units<float>& to) {
       const bool as_stored = head.pairs;
       const std::byte* from = as_stored ? stored.row(first) : reinterpret_cast<const std::byte*>(rows.data);
       const Index element = size_of(as_stored ? stored.dtype : DType::kFloat32);
-      transpose_unit(head, unit, from, (as_stored ? stored.stride : rows.stride) * element, count, dim * element,
-                     to.get());
+      transpose_unit(head, from, (as_stored ? stored.stride : rows.stride) * element, lane, count, dim * element,
+                     unit_in_columns(head, to, unit));
     };
-    const auto rows = [&](const StoredRows& stored, const Rows<const float>& rows, const Buffer<float>& to) {
-      float* out = to.get() + unit * head.unit_rows * pd;
-      if (head.pairs) return pair_up_tokens(stored, first, count, pd, out);
-      copy_unit(rows.data, rows.stride, count, dim, pd, out);
+    const auto rows = [&](const StoredRows& stored, const Rows<const float>& rows, const Units<float>& to) {
+      if (head.pairs) return pair_up_tokens(stored, first, lane, count, pd, to[unit]);
+      copy_unit(rows, lane, pd, to[unit]);
     };
     columns(k, keys, head.keys_t);
     rows(v, values, head.values);
@@ -171,6 +177,53 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
       rows(k, keys, head.key_rows);
     }
   }
+}
+
+void round_lanes(const Rows<const float>& rows, Index lane, Index padded_dim, std::uint8_t* bytes, float* scales) {
+  if (lane == 0) {
+    std::memset(bytes, 128, static_cast<std::size_t>(kUnit * padded_dim));
+    std::fill_n(scales, kUnit, 0.0F);
+  }
+  std::int8_t row[kMaxDim] = {};
+  for (Index j = 0; j < rows.count; ++j) {
+    scales[lane + j] = quantize(rows.row(j), rows.dim, kKeyLevels, row);
+    for (Index d = 0; d < padded_dim; d += 4) {
+      std::uint32_t four = 0;
+      std::memcpy(&four, row + d, sizeof four);
+      four ^= 0x80808080U;  // adds 128 to each
+      std::memcpy(bytes + d * kUnit + 4 * (lane + j), &four, sizeof four);
+    }
+  }
+}
+
+namespace {
+
+// Number `half` of a word that is a pair.
+float from_pair(float word, Index half) {
+  const auto bits = std::bit_cast<std::uint32_t>(word);
+  return std::bit_cast<float>(half == 0 ? bits << 16 : bits & 0xffff0000U);
+}
+
+}  // namespace
+
+void read_packed_key(const PackedHead& head, Index token, float* to) {
+  const float* unit = unit_in_columns(head, head.keys_t, token / kUnit);
+  const auto word = [&](Index i) {
+    return unit[(i / head.step * head.columns + token % kUnit) * head.step + i % head.step];
+  };
+  for (Index d = 0; d < head.dim; ++d) to[d] = head.pairs ? from_pair(word(d / 2), d % 2) : word(d);
+}
+
+void read_packed_value(const PackedHead& head, Index token, float* to) {
+  const Index lane = token % kUnit;
+  const float* row = head.values[token / kUnit] + (head.pairs ? lane / 2 : lane) * head.padded_dim;
+  for (Index d = 0; d < head.dim; ++d) to[d] = head.pairs ? from_pair(row[d], lane % 2) : row[d];
+}
+
+void round_packed_keys(const PackedHead& head, Index unit, std::uint8_t* bytes, float* scales) {
+  float space[kUnit * kMaxDim];
+  for (Index lane = 0; lane < kUnit; ++lane) read_packed_key(head, unit * kUnit + lane, space + lane * head.dim);
+  round_lanes({space, kUnit, head.dim, head.dim}, 0, head.padded_dim, bytes, scales);
 }
 
 namespace {
@@ -198,15 +251,15 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& g
   PackedPyramid& p = head.pyramid;
   if (p.levels == 0) return;
   const Index pd = head.padded_dim;
-  pool_stored(k, given.keys, request, pd, p.keys.get());
-  if (request.far_field) pool_stored(v, given.values, request, pd, p.values.get());
+  pool_stored(k, given.keys, request, pd, p.level[0].keys.run);
+  if (request.far_field) pool_stored(v, given.values, request, pd, p.level[0].values.run);
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
+    const PackedLevel& at = p.level[level];
     const Index nodes = p.first[level + 1] - p.first[level];
     for (Index first = 0; first < nodes; first += kUnit) {
-      const Index unit = p.first_unit[level] + first / kUnit;
-      round_unit(p.keys.get() + (p.first[level] + first) * pd, pd, std::min(kUnit, nodes - first), head.dim, pd,
-                 p.keys_int8.get() + unit * kUnit * pd, p.key_scales.get() + unit * kUnit);
+      round_lanes({at.keys[first], std::min(kUnit, nodes - first), head.dim, pd}, 0, pd, at.keys_int8[first / kUnit],
+                  at.key_scales[first / kUnit]);
     }
   }
 }

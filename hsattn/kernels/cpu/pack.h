@@ -1,6 +1,8 @@
 // Packing of one key/value head for the CPU kernels.
 #pragma once
 
+#include <vector>
+
 #include "hsattn/kernels/cpu/layout.h"
 #include "hsattn/kernels/cpu/rows.h"
 
@@ -19,12 +21,28 @@ struct PackRequest {
   Pooling pooling = Pooling::kMean;
 };
 
-// Memory for one head; reused for one head after another.
-PackedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request);
+// The shape of a head packed so: everything but tables.
+PackedHead shape_packed_head(Index keys, Index dim, const PackRequest& request);
 
-// Packs units [begin, end) of the head: independent of other units, so that threads can share the work.
+// A head and the memory of its tables, each one run; reused for one head after another.
+struct OwnedHead {
+  PackedHead head;
+  std::vector<Buffer<std::byte>> memory;
+};
+OwnedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request);
+
+// Packs what units [begin, end) hold of the tokens from `first_token` on, whose keys and values are the rows of k and
+// v: independent of other units, so that threads can share the work. The lanes of a unit before first_token stay.
 void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& request, Index begin, Index end,
-                PackedHead& head);
+                PackedHead& head, Index first_token = 0);
+
+// Rounds `count` rows of floats to lanes from `lane` on of a unit of bytes [padded dim / 4, 8, 4] and scales [8]. Lane
+// 0 begins it: what no lane holds yet is zeros.
+void round_lanes(const Rows<const float>& rows, Index lane, Index padded_dim, std::uint8_t* bytes, float* scales);
+
+// A token's key or value as it is packed, in float32.
+void read_packed_key(const PackedHead& head, Index token, float* to);
+void read_packed_value(const PackedHead& head, Index token, float* to);
 
 // Nodes of one head that the caller pooled, in the order of the pyramid's rows; no data if it did not.
 struct GivenNodes {

@@ -134,8 +134,13 @@ static void rescore(Cell& c) {
   const Index per_block = max_of<Index>(1, c.job.shape.block / kUnit);
   const Index count = items(c);
   const Index units = list_candidate_units(c, count);
-  const RoundedUnits keys{c.job.packed->keys_int8.get(), c.job.packed->key_scales.get()};
-  rounded_scores(c, keys, units, [&](Index unit) { return c.s.cell_entries[unit].unit; });
+  const PackedHead& head = *c.job.packed;
+  const auto unit_of = [&](Index unit) { return c.s.cell_entries[unit].unit; };
+  if (head.keys_int8.empty()) {
+    rounded_scores(c, RoundedHere(head), units, unit_of);
+  } else {
+    rounded_scores(c, RoundedUnits{head.keys_int8, head.key_scales}, units, unit_of);
+  }
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
     float* mass = c.s.mass.get() + p * c.s.capacity;

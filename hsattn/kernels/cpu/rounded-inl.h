@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hsattn/kernels/cpu/cell-inl.h"
+#include "hsattn/kernels/quantize.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
@@ -12,30 +13,96 @@ struct RoundedRows {
   const std::int32_t* sum;
 };
 
-// Units of 8 rounded keys: bytes [padded dim / 4, 8, 4] and 8 scales each.
-struct RoundedUnits {
-  const std::uint8_t* bytes;
-  const float* scales;
-};
-
 // Vectors of keys that 4 rows meet at once: 16 or 8 accumulators.
 constexpr int kRoundedVectors = kLanes == 16 ? 4 : 2;
 constexpr int kRoundedUnits = kRoundedVectors * kUnitsPerVector;
 
+// Units that 4 rows meet at once: bytes [padded dim / 4, 8, 4] and 8 scales each.
+struct RoundedPanel {
+  const std::uint8_t* bytes[kRoundedUnits];
+  const float* scales[kRoundedUnits];
+};
+
+#if !defined(HSATTN_SIMD_AVX2)
+// As quantize() rounds, for a unit of pairs without NaN and Inf.
+HSATTN_INLINE void round_pairs(const PackedHead& head, Index unit, std::uint8_t* bytes, float* scales) {
+  const float* const words = head.tiles ? column(head.keys_t, unit) : head.keys_t[unit];
+  const auto four_dims = [&](Index i) HSATTN_ALWAYS {  // [8 tokens, 2 words]
+    return head.tiles ? interleaved(words + 2 * i * kLanes, words + (2 * i + 1) * kLanes) : load(words + i * kLanes);
+  };
+  const Index steps = head.depth / 2;
+  F top = zero();
+  for (Index i = 0; i < steps; ++i) {
+    const F x = and_bits(four_dims(i), 0x7fff7fffU);
+    top = max_keep_nan(top, max_keep_nan(lower_numbers(x), and_bits(x, 0xffff0000U)));
+  }
+  alignas(64) float inverse[kLanes];
+  store(inverse, max_keep_nan(top, swap_neighbours(top)));
+  for (int token = 0; token < static_cast<int>(kUnit); ++token) {
+    const float largest = inverse[2 * token];
+    const bool tiny = !(largest > 1e-30F);
+    scales[token] = tiny ? 0.0F : largest / static_cast<float>(kKeyLevels);
+    inverse[2 * token] = inverse[2 * token + 1] = tiny ? 0.0F : static_cast<float>(kKeyLevels) / largest;
+  }
+  const F factor = load(inverse);
+  const auto away_from_zero = [](F x) HSATTN_ALWAYS { return add(x, or_bits(set1(0.5F), and_bits(x, 0x80000000U))); };
+  for (Index i = 0; i < head.padded_dim / 4; ++i) {
+    const F x = i < steps ? four_dims(i) : zero();
+    const F low = mul(lower_numbers(x), factor), high = mul(and_bits(x, 0xffff0000U), factor);
+    store_as_bytes(away_from_zero(low), away_from_zero(high), bytes + i * 4 * kUnit);
+  }
+}
+#endif
+
+// Rounds the keys of a unit as they are attended.
+static void round_unit(const PackedHead& head, Index unit, std::uint8_t* bytes, float* scales) {
+#if !defined(HSATTN_SIMD_AVX2)
+  if (head.pairs && (*head.not_finite[unit] & 1U) == 0) return round_pairs(head, unit, bytes, scales);
+#endif
+  round_packed_keys(head, unit, bytes, scales);
+}
+
+// Where rounded keys come from: tables of them,
+struct RoundedUnits {
+  const Units<std::uint8_t>& bytes;
+  const Units<float>& scales;
+
+  HSATTN_ALWAYS void find(const Index* units, RoundedPanel& panel) {
+    for (int u = 0; u < kRoundedUnits; ++u) {
+      panel.bytes[u] = bytes[units[u]];
+      panel.scales[u] = scales[units[u]];
+    }
+  }
+};
+
+// or keys as they are attended, which are rounded now.
+struct RoundedHere {
+  const PackedHead& head;
+  alignas(64) std::uint8_t bytes[kRoundedUnits * kUnit * kMaxDim];
+  alignas(64) float scales[kRoundedUnits * kUnit];
+
+  explicit RoundedHere(const PackedHead& packed) : head(packed) {}
+  void find(const Index* units, RoundedPanel& panel) {
+    for (int u = 0; u < kRoundedUnits; ++u) {
+      std::uint8_t* to = bytes + u * kUnit * head.padded_dim;
+      round_unit(head, units[u], to, scales + u * kUnit);
+      panel.bytes[u] = to;
+      panel.scales[u] = scales + u * kUnit;
+    }
+  }
+};
+
 // Scores of 4 rows and kRoundedUnits units.
 template <bool kVnni>
-static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows& q, const RoundedUnits& keys,
-                                                              const Index* units, Index padded, float* scores,
-                                                              Index stride) {
+static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows& q, const RoundedPanel& keys,
+                                                              Index padded, float* scores, Index stride) {
   constexpr int N = kRoundedVectors;
-  const std::uint8_t* unit[kRoundedUnits];
-  for (int u = 0; u < kRoundedUnits; ++u) unit[u] = keys.bytes + units[u] * kUnit * padded;
   I acc[kQuad][N];
   for (int r = 0; r < kQuad; ++r)
     for (int v = 0; v < N; ++v) acc[r][v] = int_set1(q.sum[r]);
   for (Index d = 0; d < padded; d += 4) {
     I k[N];
-    for (int v = 0; v < N; ++v) k[v] = load_byte_units(unit + v * kUnitsPerVector, d * kUnit);
+    for (int v = 0; v < N; ++v) k[v] = load_byte_units(keys.bytes + v * kUnitsPerVector, d * kUnit);
     for (int r = 0; r < kQuad; ++r) {
       std::int32_t four;
       __builtin_memcpy(&four, q.bytes + r * padded + d, sizeof four);
@@ -43,34 +110,34 @@ static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows&
       for (int v = 0; v < N; ++v) acc[r][v] = add_byte_products<kVnni>(acc[r][v], k[v], x);
     }
   }
-  const float* scale[kRoundedUnits];
-  for (int u = 0; u < kRoundedUnits; ++u) scale[u] = keys.scales + units[u] * kUnit;
   for (int v = 0; v < N; ++v) {
-    const F key_scale = load_units(scale + v * kUnitsPerVector, 0);
+    const F key_scale = load_units(keys.scales + v * kUnitsPerVector, 0);
     for (int r = 0; r < kQuad; ++r) {
       store(scores + r * stride + v * kLanes, mul(to_float(acc[r][v]), mul(key_scale, set1(q.scale[r]))));
     }
   }
 }
 
-template <bool kVnni, class UnitOf>
-static void rounded_scores_as(Cell& c, const RoundedUnits& keys, Index count, const UnitOf& unit_of) {
+template <bool kVnni, class Keys, class UnitOf>
+static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
   const Index padded = c.job.packed->padded_dim, capacity = c.s.capacity;
   const Index row0 = (c.q - c.s.q.get()) / padded;
+  RoundedPanel panel;
   for (Index i = 0; i < count; i += kRoundedUnits) {
     Index units[kRoundedUnits];
     for (int u = 0; u < kRoundedUnits; ++u) units[u] = unit_of(i + u);
+    keys.find(units, panel);
     for (Index r = 0; r < c.rows(); r += kQuad) {
       const Index row = row0 + r;
       const RoundedRows rows{c.s.q_int8.get() + row * padded, c.s.q_scales.get() + row, c.s.q_sums.get() + row};
-      rounded_scores_of_units<kVnni>(rows, keys, units, padded, c.s.scores.get() + r * capacity + i * kUnit, capacity);
+      rounded_scores_of_units<kVnni>(rows, panel, padded, c.s.scores.get() + r * capacity + i * kUnit, capacity);
     }
   }
 }
 
 // Scores of all rows of the cell and `count` units, a multiple of 8: [rows, capacity] in c.s.scores.
-template <class UnitOf>
-static void rounded_scores(Cell& c, const RoundedUnits& keys, Index count, const UnitOf& unit_of) {
+template <class Keys, class UnitOf>
+static void rounded_scores(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
   if (has_vnni()) {
     rounded_scores_as<true>(c, keys, count, unit_of);
   } else {

@@ -31,6 +31,17 @@ void pair_up_rows(const std::byte* low, const std::byte* high, Index dim, float*
   }
 }
 
+void set_high_halves(const std::byte* high, Index dim, float* pairs) {
+  for (Index d = 0; d < dim; ++d) {
+    std::uint16_t half = 0;
+    std::uint32_t pair = 0;
+    std::memcpy(&half, high + 2 * d, sizeof half);
+    std::memcpy(&pair, pairs + d, sizeof pair);
+    pair = (pair & 0xffffU) | static_cast<std::uint32_t>(half) << 16;
+    std::memcpy(pairs + d, &pair, sizeof pair);
+  }
+}
+
 Rows<const float> float_rows(const StoredRows& rows, Index begin, Index count, float* space) {
   if (rows.dtype == DType::kFloat32) {
     return {reinterpret_cast<const float*>(rows.row(begin)), count, rows.dim, rows.stride};

@@ -50,6 +50,9 @@ void write_row(DType type, const float* from, Index dim, std::byte* row);
 // Joins two rows of bfloat16 into a row of pairs, the first in the low halves; a null row is zeros.
 void pair_up_rows(const std::byte* low, const std::byte* high, Index dim, float* pairs);
 
+// A row of bfloat16 becomes the high halves of a row of pairs; low halves stay.
+void set_high_halves(const std::byte* high, Index dim, float* pairs);
+
 // Rows [begin, begin + count) as floats: where they are if they are stored so, else converted into `space` [count,
 // dim].
 Rows<const float> float_rows(const StoredRows& rows, Index begin, Index count, float* space);

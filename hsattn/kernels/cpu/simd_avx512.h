@@ -180,5 +180,19 @@ HSATTN_INLINE F pairs_of_lanes(F low, F high) {
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, _mm512_castps_si512(pairs_of_neighbours(low, high))));
 }
+// a[0], b[0], a[1], b[1], ... of 8 each.
+HSATTN_INLINE F interleaved(const float* a, const float* b) {
+  const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(_mm512_castps256_ps512(_mm256_loadu_ps(a)), order,
+                                _mm512_castps256_ps512(_mm256_loadu_ps(b)));
+}
+HSATTN_INLINE F swap_neighbours(F x) { return _mm512_permute_ps(x, 0xb1); }
+// Bytes [16][2]: the integers within 127 of 0 that low and high leave without their fractions, plus 128.
+HSATTN_INLINE void store_as_bytes(F low, F high, std::uint8_t* bytes) {
+  const __m512i a = _mm512_cvttps_epi32(low), b = _mm512_slli_epi32(_mm512_cvttps_epi32(high), 8);
+  const __m512i both = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xff), a, b, 0xca);  // a's lowest byte, else b's
+  const __m256i words = _mm256_xor_si256(_mm512_cvtepi32_epi16(both), _mm256_set1_epi8(-128));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), words);
+}
 HSATTN_INLINE bool has_vnni() { return __builtin_cpu_supports("avx512vnni") != 0; }
 HSATTN_INLINE M lanes_of_word(unsigned word) { return static_cast<M>(word); }

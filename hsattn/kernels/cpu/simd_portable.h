@@ -220,6 +220,24 @@ HSATTN_INLINE I rounded_to_upper(F x) {
   const I rounded = word + 0x7fff + (word >> 16 & 1);
   return (x == x ? rounded : word | 0x400000) & static_cast<std::int32_t>(0xffff0000U);
 }
+// a[0], b[0], a[1], b[1], ... of 8 each.
+HSATTN_INLINE F interleaved(const float* a, const float* b) {
+  F x;
+  for (int i = 0; i < kLanes; ++i) x[i] = (i % 2 == 0 ? a : b)[i / 2];
+  return x;
+}
+HSATTN_INLINE F swap_neighbours(F x) {
+  const I order = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
+  return __builtin_shuffle(x, order);
+}
+// Bytes [16][2]: the integers within 127 of 0 that low and high leave without their fractions, plus 128.
+HSATTN_INLINE void store_as_bytes(F low, F high, std::uint8_t* bytes) {
+  const I a = __builtin_convertvector(low, I) + 128, b = __builtin_convertvector(high, I) + 128;
+  for (int i = 0; i < kLanes; ++i) {
+    bytes[2 * i] = static_cast<std::uint8_t>(a[i]);
+    bytes[2 * i + 1] = static_cast<std::uint8_t>(b[i]);
+  }
+}
 // Lane i holds low's and high's number i.
 HSATTN_INLINE F pairs_of_lanes(F low, F high) {
   return reinterpret_cast<F>((rounded_to_upper(low) >> 16 & 0xffff) | rounded_to_upper(high));

@@ -112,7 +112,7 @@ HSATTN_INLINE void take_strip_panel(const PackedHead& head, StripCursor& cursor,
   panel.all_seen = every == 0xffffffffU;
   panel.careful = false;
   if (!head.any_not_finite) return;
-  for (const Index unit : panel.unit) panel.careful |= unit != kNoUnit && head.not_finite[unit] != 0;
+  for (const Index unit : panel.unit) panel.careful |= unit != kNoUnit && *head.not_finite[unit] != 0;
 }
 
 // The strip whose next unit is lowest, or -1 when all have arrived.
@@ -145,13 +145,10 @@ HSATTN_INLINE void for_each_strip_panel(const Scratch& s, Index quads, Body body
 }
 
 // Two units of packed columns as one [depth, 16]: where they are if they stand side by side, else copied to `space`.
-HSATTN_INLINE const float* columns_of_units(const PackedHead& head, const float* packed, Index a, Index b,
-                                            float* space) {
-  const auto column = [&](Index unit)
-                          HSATTN_ALWAYS { return packed + unit / 2 * head.depth * kLanes + unit % 2 * kUnit; };
-  if (a % 2 == 0 && b == a + 1) return column(a);
-  const float* from[2] = {column(a), column(b == kNoUnit ? a : b)};
-  for (Index word = 0; word < head.depth; ++word) store(space + word * kLanes, load_units(from, word * kLanes));
+HSATTN_INLINE const float* columns_of_units(const Units<float>& packed, Index depth, Index a, Index b, float* space) {
+  if (a % 2 == 0 && b == a + 1) return column(packed, a);
+  const float* from[2] = {column(packed, a), column(packed, b == kNoUnit ? a : b)};
+  for (Index word = 0; word < depth; ++word) store(space + word * kLanes, load_units(from, word * kLanes));
   return space;
 }
 
@@ -160,10 +157,10 @@ struct StripColumns {
   const float* of[kVectors];
   alignas(64) float space[kVectors * kMaxDim / 2 * kLanes];
 
-  HSATTN_ALWAYS void find(const PackedHead& head, const float* packed, const StripPanel& panel) {
+  HSATTN_ALWAYS void find(const Units<float>& packed, Index depth, const StripPanel& panel) {
     for (int c = 0; c < kVectors; ++c) {
       const Index a = panel.unit[2 * c], b = panel.unit[2 * c + 1];
-      of[c] = a == kNoUnit ? nullptr : columns_of_units(head, packed, a, b, space + c * (kMaxDim / 2 * kLanes));
+      of[c] = a == kNoUnit ? nullptr : columns_of_units(packed, depth, a, b, space + c * (kMaxDim / 2 * kLanes));
     }
   }
 };
@@ -199,15 +196,15 @@ struct StripRowsOfUnits {
   const float* of[kSlots];  // [4, padded dim]; of a whole half one behind the other
   alignas(64) float space[kSlots * 4 * kMaxDim];
 
-  HSATTN_ALWAYS void find(const PackedHead& head, const float* packed, const StripPanel& panel, bool together) {
-    const Index size = head.unit_rows * head.padded_dim;
+  HSATTN_ALWAYS void find(const Units<float>& packed, const StripPanel& panel, bool together) {
+    const Index size = packed.size;
     for (int slot = 0; slot < kSlots; ++slot) {
       of[slot] = nullptr;
       if (panel.unit[slot] == kNoUnit) {
         if (together) __builtin_memset(space + slot * size, 0, static_cast<std::size_t>(size) * sizeof(float));
         continue;
       }
-      const float* from = packed + panel.unit[slot] * size;
+      const float* from = packed[panel.unit[slot]];
       of[slot] = from;
       if (panel.careful) {
         copy_finite_pairs(from, size, space + slot * size);
@@ -261,13 +258,13 @@ HSATTN_INLINE void weighted_units_of_strip(const PackedHead& head, const float* 
 }
 
 // What the numbers that are not finite, which careful copies leave out, add to the rows that see them.
-HSATTN_INLINE void add_not_finite(const PackedHead& head, const float* packed, const StripPanel& panel,
+HSATTN_INLINE void add_not_finite(const PackedHead& head, const Units<float>& packed, const StripPanel& panel,
                                   const float* weights, float* acc) {
   const Index padded = head.padded_dim;
   for (int key = 0; key < kPanel; ++key) {
     const Index unit = panel.unit[key / kUnit];
-    if (unit == kNoUnit || head.not_finite[unit] == 0) continue;
-    const float* row = packed + (unit * head.unit_rows + key % kUnit / 2) * padded;
+    if (unit == kNoUnit || *head.not_finite[unit] == 0) continue;
+    const float* row = packed[unit] + key % kUnit / 2 * padded;
     for (Index c = 0; c < padded; c += kLanes) {
       const F pair = load(row + c);
       const F x = key % 2 == 0 ? lower_numbers(pair) : and_bits(pair, 0xffff0000U);

@@ -135,7 +135,7 @@ HSATTN_INLINE void forward_strip_panel(const PackedHead& head, float scale, bool
   alignas(64) float products[kStripRows * kPanel];
   alignas(64) float words[kStripRows * kPanel / 2];
   take_strip_panel(head, cursor, panel);
-  columns.find(head, head.keys_t.get(), panel);
+  columns.find(head.keys_t, head.depth, panel);
   scores_of_strip(s.q_pairs.get() + row * head.depth, head.depth, columns, products);
   begin_step(products, panel, scale, s.max.get() + row, step);
   const auto weigh = panel.careful || careful_rows || step.huge ? weigh_rows<true, false>
@@ -143,11 +143,11 @@ HSATTN_INLINE void forward_strip_panel(const PackedHead& head, float scale, bool
                                                                 : weigh_rows<false, false>;
   weigh(products, panel, ScoreScale(scale), step, s.sums.get() + row * kUnit, words);
   if (step.rescales) rescale_strip(step, head.padded_dim, row, s);
-  rows.find(head, head.values.get(), panel, false);
+  rows.find(head.values, panel, false);
   float* o = s.o.get() + row * head.padded_dim;
   weighted_units_of_strip(head, words, panel, rows, false, o);
   add_up_weights(words, panel, s.tile_sums.get() + row * kLanes);
-  if (panel.careful) add_not_finite(head, head.values.get(), panel, words, o);
+  if (panel.careful) add_not_finite(head, head.values, panel, words, o);
 }
 
 // True if one of the rows holds a number that is not finite.

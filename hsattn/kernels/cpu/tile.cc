@@ -8,19 +8,17 @@
 namespace hsattn::cpu {
 namespace {
 
-// Items that a cell of 4 positions may have to score at once: nodes of a level, children of refined nodes in whole
-// units of 8, or tokens of candidate blocks and of the near run.
+// Items that a cell of (up to) 4 positions may have to score at once: nodes of a level, children of refined nodes in
+// whole units of 8, or tokens of candidate blocks and of the near run.
 Index search_capacity(const HeadJob& job) {
   const PlanShape& shape = job.shape;
   const SearchBudgets& b = job.search;
-  const PackedPyramid& pyramid = job.packed->pyramid;
-  const Index blocks = shape.blocks();
-  const Index level = std::min<Index>(std::max<Index>(b.start_level, 0), std::max(pyramid.levels - 1, 0));
-  const Index opened = b.start_level >= 0 ? (blocks >> level) + 2 : std::min(blocks, b.top_nodes + 2 * kQuad);
-  const Index children = std::min(2 * blocks, kUnit * kQuad * std::min(blocks, b.beam)) + 4 * kQuad * kUnit;
+  const Index blocks = shape.blocks(), positions = std::min(kQuad, shape.queries);
+  const Index opened = b.start_level >= 0 ? (blocks >> b.start_level) + 2 : std::min(blocks, b.top_nodes + 2 * kQuad);
+  const Index children = std::min(2 * blocks, kUnit * positions * std::min(blocks, b.beam)) + 4 * kQuad * kUnit;
   Index tokens = 0;
   if (b.rescore) {
-    tokens = kQuad * std::min(blocks, b.candidates) * std::max(shape.block, kUnit);
+    tokens = positions * std::min(blocks, b.candidates) * std::max(shape.block, kUnit);
     const Index near = std::min(shape.keys, 2 * (shape.window + 2 * shape.block) + kQuad) + 2 * kUnit;
     if (job.group > 1 || b.mass > 0) tokens += near;
     if (b.mass > 0) tokens += 2 * (std::min(shape.keys, b.sinks * shape.block) + 2 * kUnit);
@@ -81,8 +79,9 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
   lists = allocate_buffer<std::int32_t>(positions * job.shape.slots(), what);
   if (job.lists != nullptr || job.rule != nullptr) return;
   capacity = search_capacity(job);
-  scores = allocate_buffer<float>(round_up(kQuad * job.group, kQuad) * capacity, what);
-  mass = allocate_buffer<float>(kQuad * capacity, what);
+  const Index cell = std::min(kQuad, job.shape.queries);  // positions
+  scores = allocate_buffer<float>(round_up(cell * job.group, kQuad) * capacity, what);
+  mass = allocate_buffer<float>(cell * capacity, what);
   work = allocate_buffer<float>(capacity, what);
   spare = allocate_buffer<float>(capacity + kDimAlign, what);
   unit_mass = allocate_buffer<float>(capacity / kUnit + kUnit, what);

@@ -120,7 +120,7 @@ double largest_of(const Tensor<T>& tensor) {
 
 template <class T>
 bool same_bits(const T* a, const T* b, Index count) {
-  return std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(T)) == 0;
+  return count == 0 || std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(T)) == 0;
 }
 
 template <class T>
