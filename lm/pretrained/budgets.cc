@@ -25,6 +25,11 @@ Json in_our_words(const Json& options) {
 void set(AttentionOptions& options, const Json& named, const std::string& what) {
   if (!named.is_object()) throw FileError(what + " is no object");
   from_json(in_our_words(named), options, what);
+  try {
+    check_attention_options(options);
+  } catch (const InvalidArgument& error) {
+    throw FileError(what + ": " + error.what());
+  }
 }
 
 AttentionOptions sliding(Index window) {
