@@ -1,6 +1,7 @@
 #include "lm/pretrained/decoder.h"
 
 #include "lm/data/files.h"
+#include "lm/pretrained/vector_product.h"
 
 namespace hsattn::lm {
 namespace {
@@ -43,13 +44,34 @@ class Loader {
   at::ScalarType type_;
 };
 
+// x [1, inputs] of bfloat16 times the rows of `weight`.
+Tensor product_of_one_row(const Tensor& x, const Tensor& weight) {
+  constexpr int64_t kGrain = 64;  // rows that are worth a thread's start
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const Tensor wide = x.to(at::kFloat).contiguous(), y = at::empty({1, outputs}, x.options());
+  const auto* matrix = reinterpret_cast<const std::uint16_t*>(weight.const_data_ptr());
+  auto* out = reinterpret_cast<std::uint16_t*>(y.mutable_data_ptr());
+  const auto* in = wide.const_data_ptr<float>();
+  at::parallel_for(0, outputs, kGrain,
+                   [&](int64_t first, int64_t end) { vector_product(matrix, inputs, in, first, end, out); });
+  return y;
+}
+
+Tensor multiply(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  if (x.size(0) != 1 || x.scalar_type() != at::kBFloat16) return at::linear(x, weight, bias);
+  const Tensor y = product_of_one_row(x, weight);
+  return bias ? y + *bias : y;
+}
+
 }  // namespace
+
+Tensor Decoder::Linear::operator()(const Tensor& x) const { return multiply(x, weight, bias); }
 
 Decoder::Decoder(const PretrainedConfig& config, const Weights& weights, at::ScalarType type)
     : config_(config), rotary_(config) {
   const PretrainedConfig& c = config_;
   const Loader load(weights, type);
-  const auto linear = [&](auto... arguments) {
+  const auto read = [&](auto... arguments) {
     auto [matrix, bias] = load.stacked(arguments...);
     return Linear{matrix, bias};
   };
@@ -66,11 +88,11 @@ Decoder::Decoder(const PretrainedConfig& config, const Weights& weights, at::Sca
       layer.query_norm = load.tensor(prefix + "self_attn.q_norm.weight", {c.head_dim});
       layer.key_norm = load.tensor(prefix + "self_attn.k_norm.weight", {c.head_dim});
     }
-    layer.qkv = linear(prefix + "self_attn.", Parts{{"q_proj", queries}, {"k_proj", keys}, {"v_proj", keys}}, c.width,
-                       c.qkv_bias);
-    layer.attention_out = linear(prefix + "self_attn.", Parts{{"o_proj", c.width}}, queries, c.output_bias);
-    layer.gate_up = linear(prefix + "mlp.", Parts{{"gate_proj", c.inner}, {"up_proj", c.inner}}, c.width, c.mlp_bias);
-    layer.down = linear(prefix + "mlp.", Parts{{"down_proj", c.width}}, c.inner, c.mlp_bias);
+    layer.qkv = read(prefix + "self_attn.", Parts{{"q_proj", queries}, {"k_proj", keys}, {"v_proj", keys}}, c.width,
+                     c.qkv_bias);
+    layer.attention_out = read(prefix + "self_attn.", Parts{{"o_proj", c.width}}, queries, c.output_bias);
+    layer.gate_up = read(prefix + "mlp.", Parts{{"gate_proj", c.inner}, {"up_proj", c.inner}}, c.width, c.mlp_bias);
+    layer.down = read(prefix + "mlp.", Parts{{"down_proj", c.width}}, c.inner, c.mlp_bias);
     layers_.push_back(std::move(layer));
   }
   output_ = c.tied ? embedding_ : load.tensor("lm_head.weight", {c.vocabulary, c.width});
@@ -112,7 +134,7 @@ Tensor Decoder::hidden(const Tensor& tokens, KeyValues& past, Index length) {
 
 Tensor Decoder::logits(const Tensor& hidden) const {
   const c10::InferenceMode no_gradient;
-  return at::linear(hidden, output_).to(at::kFloat);
+  return multiply(hidden, output_, std::nullopt).to(at::kFloat);
 }
 
 }  // namespace hsattn::lm

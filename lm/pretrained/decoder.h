@@ -26,7 +26,7 @@ class Decoder {
   struct Linear {
     at::Tensor weight;
     std::optional<at::Tensor> bias;
-    at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+    at::Tensor operator()(const at::Tensor& x) const;
   };
   struct Layer {
     at::Tensor attention_norm, mlp_norm;
