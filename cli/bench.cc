@@ -94,7 +94,9 @@ void print(std::ostream& out) {
 }  // namespace
 
 Command bench_command() {
-  return {"bench", "attention alone against PyTorch's SDPA: checked, then timed",
+  return {"bench",
+          "attention alone against PyTorch's SDPA: checked, then timed; poolers, whose parameters belong to a model, "
+          "are timed by bench-step",
           "  hsattn bench --save before.json\n"
           "  hsattn bench --only growth\n"
           "  hsattn bench --quick --only training --baseline before.json --fail-below 0.9\n"

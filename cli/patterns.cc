@@ -60,6 +60,19 @@ Json row_json(const lm::ExploredRow& row) {
           {"most", rounded(most)}, {"weights", letters}, {"spans", spans}};
 }
 
+// Numbers of bytes, or the texts of a tokenizer's tokens.
+Json text_json(const lm::PatternsReport& r) {
+  Json text = Json::array();
+  for (const std::string& token : r.text) {
+    if (r.bytes) {
+      text.push_back(static_cast<int>(static_cast<unsigned char>(token[0])));
+    } else {
+      text.push_back(token);
+    }
+  }
+  return text;
+}
+
 void print_json(const lm::PatternsOptions& o, const lm::PatternsReport& r, std::ostream& out) {
   Json json = {{"model", r.model_file}, {"trained_with", r.trained_with}, {"tokens", r.tokens},
                {"block", r.block},      {"positions", o.positions},       {"top_k", o.attention.hsa.top_k}};
@@ -70,8 +83,9 @@ void print_json(const lm::PatternsOptions& o, const lm::PatternsReport& r, std::
         {{"top_k", p.top_k}, {"attended", p.attended}, {"mass", p.mass}, {"least_mass", p.least_mass}});
   }
   for (const lm::ExploredRow& row : r.rows) json["rows"].push_back(row_json(row));
-  if (!r.rows.empty()) json["text"] = r.text;
-  out << json.dump() << "\n";
+  if (!r.rows.empty()) json["text"] = text_json(r);
+  // A token of a tokenizer may hold a part of a character.
+  out << json.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
 }
 
 void print_table(const lm::PatternsReport& r, std::ostream& out) {

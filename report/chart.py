@@ -6,6 +6,8 @@ from html import escape
 
 WIDTH, HEIGHT = 420, 280  # user units; the page scales the picture to its column
 LEFT, RIGHT, TOP, BOTTOM = 50, 58, 14, 40
+LETTER = 7.3  # of a curve's name, 12 px bold, on average
+NEAR = 12  # curves that end so close to the last are named beside their ends
 
 
 @dataclass
@@ -80,17 +82,17 @@ def _axis(values, start, end, log=False, ticks=None, from_zero=False):
 
 def _grid(x, y, x_label, y_label, x_text, y_text):
     parts = []
-    bottom = HEIGHT - BOTTOM
+    bottom, right = HEIGHT - BOTTOM, x.end
     for tick in y.ticks:
         at = y.place(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{y_text(tick)}</text>')
     for tick in x.ticks:
         at = x.place(tick)
         parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
         parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{x_text(tick)}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{right:.1f}" y1="{bottom}" y2="{bottom}"/>')
+    middle = (LEFT + right) / 2
     parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(
         f'<text class="label" x="12" y="{(TOP + bottom) / 2}" text-anchor="middle" '
@@ -100,23 +102,36 @@ def _grid(x, y, x_label, y_label, x_text, y_text):
 
 
 def _label_heights(ends, gap=13):
-    """Moves labels at the ends of curves apart so that none covers another; returns one height per curve."""
-    placed = {}
-    previous = -math.inf
-    for index, height in sorted(enumerate(ends), key=lambda item: item[1]):
-        previous = max(height, previous + gap)
-        placed[index] = previous
+    """Moves labels beside the ends of curves apart so that none covers another or leaves the picture; one for each."""
+    order = sorted(range(len(ends)), key=lambda i: ends[i])
+    placed, previous = {}, -math.inf
+    for index in order:
+        placed[index] = previous = max(ends[index], previous + gap)
+    following = HEIGHT - BOTTOM + gap
+    for index in reversed(order):
+        placed[index] = following = min(placed[index], following - gap)
     return [placed[i] for i in range(len(ends))]
 
 
-def _name_of_curve(series, end, height, right):
-    """The curve's name: right of its end, or above it where the curve ends before the others do."""
-    x, y, anchor = end[0] + 6, height + 4, "start"
-    if end[0] < right - 12:
-        x, y, anchor = end[0], end[1] - 9, "middle"
-    return (
-        f'<text class="name {series.style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(series.name)}</text>'
-    )
+def _names(series, curves):
+    """Names of curves: right of their ends, or above them where a curve ends before the others do."""
+    last = max(curve[-1][0] for curve in curves)
+    beside = [i for i, curve in enumerate(curves) if curve[-1][0] >= last - NEAR]
+    heights = dict(zip(beside, _label_heights([curves[i][-1][1] for i in beside]), strict=True))
+    for i, (s, curve) in enumerate(zip(series, curves, strict=True)):
+        x, y = curve[-1]
+        place = (x + 6, heights[i] + 4, "start") if i in heights else (x, max(y - 9, 10), "middle")
+        yield (
+            f'<text class="name {s.style}" x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{place[2]}">'
+            f"{escape(s.name)}</text>"
+        )
+
+
+def _right_edge(series):
+    """Where the axes end: behind them is room for the longest name of a curve that reaches the end."""
+    last = max(s.points[-1][0] for s in series)
+    longest = max(len(s.name) for s in series if s.points[-1][0] >= last)
+    return WIDTH - max(RIGHT, 8 + LETTER * longest)
 
 
 def line_chart(
@@ -126,7 +141,7 @@ def line_chart(
     series = [s for s in series if s.points]
     if not series:
         return '<p class="quiet">No points were recorded for this chart.</p>'
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    right, bottom = _right_edge(series), HEIGHT - BOTTOM
     x = _axis([p[0] for s in series for p in s.points], LEFT, right, log_x, x_ticks)
     heights = [p[1] for s in series for p in s.points] + [h for s in series for pair in s.spread for h in pair]
     y = _axis(heights, bottom - (0 if from_zero else 10), TOP, log_y, None, from_zero)
@@ -134,7 +149,6 @@ def line_chart(
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
     parts += _grid(x, y, x_label, y_label, x_text, y_text)
     curves = [[(x.place(a), y.place(b)) for a, b in s.points] for s in series]
-    heights = _label_heights([curve[-1][1] for curve in curves])
     for s, curve in zip(series, curves, strict=True):
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in curve)
         parts.append(f'<polyline class="curve {s.style}" points="{path}"/>')
@@ -145,6 +159,5 @@ def line_chart(
             )
         if s.markers:
             parts += [f'<circle class="{s.style}" cx="{a:.1f}" cy="{b:.1f}" r="2.8"/>' for a, b in curve]
-    names = zip(series, curves, heights, strict=True)
-    parts += [_name_of_curve(s, curve[-1], height, right) for s, curve, height in names]
+    parts += _names(series, curves)
     return "\n".join([*parts, "</svg>"])

@@ -33,7 +33,9 @@
     return { weights, seen };
   }
 
+  // A byte's number, or what a token of a tokenizer stands for.
   function letterOf(byte) {
+    if (typeof byte === "string") return byte.replaceAll("\n", "↵\n");
     if (byte === 10) return "↵\n";
     if (byte >= 32 && byte < 127) return String.fromCharCode(byte);
     return "·";

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from report.chart import Series, line_chart, short
-from report.runs import ReportError
+from report.runs import ReportError, unit_of
 from report.table import compare_pass, compare_runs
 
 STYLES = ("a", "b", "c", "d")
@@ -16,13 +16,13 @@ CAN = [
     "What a training step, a forward pass and attention alone cost on this machine, at these lengths.",
     "What the search of a trained head picks, as a drawing.",
 ]
-CANNOT = [
+CANNOT = [  # {unit}: what a token is
     "How good either model would be after real training: a few minutes on a few megabytes end far from that.",
     "Small differences of quality: there is one run of each, with one seed, so nothing here says how much is chance. "
     "Repeat it with another <code>--seed</code> before believing a difference of a percent.",
     "What long context is worth: a model this young predicts mostly from the last few words, so it would lose little "
     "with a short window as well. The perplexity of the last quarter of the window is the place to look first.",
-    "Other text: one author is held out, and perplexity per byte cannot be compared with perplexity per word or token.",
+    "Other text: one author is held out, and a perplexity per {unit} cannot be compared with one per any other unit.",
 ]
 
 
@@ -53,15 +53,16 @@ def run_charts(runs):
         Series(run.name, style, run.eval_curve("eval_perplexity"), markers=True)
         for run, style in zip(runs, STYLES, strict=False)
     ]
+    unit = unit_of(runs)
     charts = [
         figure(
             "Loss by tokens",
-            line_chart(curves("tokens", "loss"), "tokens trained", "loss, nats per byte"),
+            line_chart(curves("tokens", "loss"), "tokens trained", f"loss, nats per {unit}"),
             "Training loss; neighbouring steps averaged. Curves that lie on each other learn alike.",
         ),
         figure(
             "Loss by time",
-            line_chart(curves("elapsed_s", "loss"), "seconds of training", "loss, nats per byte"),
+            line_chart(curves("elapsed_s", "loss"), "seconds of training", f"loss, nats per {unit}"),
             "The same against the clock: what speed is worth on this machine.",
         ),
         figure(
@@ -72,8 +73,9 @@ def run_charts(runs):
         ),
     ]
     if any(s.points for s in held_out):
-        chart = line_chart(held_out, "tokens trained", "perplexity per byte")
-        charts.insert(2, figure("Held-out text", chart, "Perplexity per byte on the author who is not trained on."))
+        chart = line_chart(held_out, "tokens trained", f"perplexity per {unit}")
+        caption = f"Perplexity per {unit} on the author who is not trained on."
+        charts.insert(2, figure("Held-out text", chart, caption))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
@@ -130,7 +132,8 @@ def summary(runs):
         return ""
     change = (quality[0] / quality[1] - 1) * 100
     return (
-        f"After {short(tokens)} tokens each, {first.name} reaches a held-out perplexity per byte of {quality[0]:.3f} "
+        f"After {short(tokens)} tokens each, {first.name} reaches a held-out perplexity per {unit_of(runs)} of "
+        f"{quality[0]:.3f} "
         f"and {second.name} {quality[1]:.3f} ({signed(change)} %), with {first.name} training at "
         f"{speed[0] / speed[1]:.2f} times the speed of {second.name} (median step)."
     )
@@ -168,7 +171,8 @@ def page(title, runs, bench_rows, plan=None, plan_caption="", commands=()):
             f"<figure>{picture(plan)}<figcaption>{escape(plan_caption)}</figcaption></figure>",
         ]
     body += ["<h2>What so short a training can tell</h2>", "<ul>", *(f"<li>{item}</li>" for item in CAN), "</ul>"]
-    body += ["<h2>What it cannot</h2>", "<ul>", *(f"<li>{item}</li>" for item in CANNOT), "</ul>"]
+    cannot = [item.format(unit=unit_of(runs) if runs else "byte") for item in CANNOT]
+    body += ["<h2>What it cannot</h2>", "<ul>", *(f"<li>{item}</li>" for item in cannot), "</ul>"]
     if commands:
         body += ["<h2>Commands</h2>", f"<pre>{escape(chr(10).join(commands))}</pre>"]
     return (

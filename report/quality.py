@@ -1,5 +1,7 @@
 """Perplexity: table 5.1, levels, ablations, and whether the setting can rank at all."""
 
+import math
+
 from report import paper
 from report.blocks import DASH, Block, Section, Table, number, percent, plus_minus, signed_percent
 from report.chart import Series, line_chart
@@ -81,7 +83,7 @@ def best_rate(quality):
 
 
 def quality_table(results):
-    qualities = system_qualities(results)
+    qualities = dict(sorted(system_qualities(results).items(), key=lambda item: mean(item[1].all or [math.inf])))
     full = next((qualities[name] for name in FULL if name in qualities), None)
     fewest = min((p for q in qualities.values() if (p := q.results[0].number("parameters"))), default=0)
     rows = []
@@ -98,7 +100,6 @@ def quality_table(results):
             f"{parameters:,.0f}{extra}" if parameters else DASH,
             best_rate(q),
         ])  # fmt: skip
-    rows.sort(key=lambda row: row[1])
     head = ["system", "perplexity", "to full", "last quarter", "attended", "parameters", "rate"]
     return Table("Perplexity of each system", head, rows)
 

@@ -30,6 +30,11 @@ class Run:
     result: dict = field(default_factory=dict)
     evaluation: dict = field(default_factory=dict)
 
+    @property
+    def tokenizer(self):
+        """Fingerprint of the tokenizer; empty if tokens are bytes."""
+        return str(self.config.get("tokenizer", ""))
+
     def trained(self, name):
         """A number of the training: from result.json, else the last step's; None if neither holds it."""
         return _first(name, self.result, self.steps[-1])
@@ -125,6 +130,14 @@ def read_run(name, folder):
         result=read_json(folder / "result.json"),
         evaluation=read_json(folder / "eval.json"),
     )
+
+
+def unit_of(runs):
+    """What one token of these runs is, in words that follow "per"."""
+    tokenizers = {run.tokenizer for run in runs}
+    if tokenizers == {""}:
+        return "byte"
+    return "token" if len(tokenizers) == 1 else "token of its own tokenizer"
 
 
 def read_bench(path):

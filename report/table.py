@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from report.runs import Run
+from report.runs import Run, unit_of
 
 DASH = "–"
 
@@ -28,7 +28,6 @@ def ratio(first, second):
 
 # What is compared: (label, Run.trained or Run.evaluated, name, digits, unit); an arrow says which way is better.
 MEASURES = [
-    ("held-out perplexity per byte ↓", Run.evaluated, "eval_perplexity", 3, ""),
     ("  last quarter of the window ↓", Run.evaluated, "eval_perplexity_last_quarter", 3, ""),
     ("tokens/s in training, median step ↑", Run.trained, "tokens_per_s", 0, ""),
     ("training in all ↓", Run.trained, "elapsed_s", 0, " s"),
@@ -39,10 +38,19 @@ MEASURES = [
 ]
 
 
+def held_out_measures(runs):
+    """Perplexity per token, and per byte and word where a token is none and they are known."""
+    unit = unit_of(runs)
+    measures = [(f"held-out perplexity per {unit} ↓", Run.evaluated, "eval_perplexity", 3, "")]
+    if unit != "byte":
+        measures += [(f"  per {of} ↓", Run.evaluated, f"eval_perplexity_per_{of}", 3, "") for of in ("byte", "word")]
+    return measures
+
+
 def compare_runs(runs):
     """One row per measure, one column per run, and how the first two relate."""
     rows = []
-    for label, source, name, digits, unit in MEASURES:
+    for label, source, name, digits, unit in held_out_measures(runs) + MEASURES:
         values = [source(run, name) for run in runs]
         if all(value is None for value in values):
             continue

@@ -132,17 +132,16 @@ Tensor make_plan(const Tensor& q_given, const Tensor& k_given, const std::string
   const Tensor k = readable("make_plan", "k", k_given);
   const PlanShape shape = shape_for(options, q, k);
   TorchExecutor executor;
-  if (sequences) {
-    if (pooled_k) throw Unsupported("make_plan: pooled keys were given with several sequences, which is not supported");
-    const SequencePlans each("make_plan", *sequences, options, q, k);
-    const Tensor lists = each.new_lists(q, shape);
-    make_plans_into(const_view(q), const_view(k), each.sequences, options, scale, ids(lists), executor);
-    return lists;
-  }
-  const Tensor lists = new_lists(q, shape);
   std::optional<ConstView> pooled;
   const Tensor nodes = pooled_k ? readable("make_plan", "pooled_k", *pooled_k) : k;
   if (pooled_k) pooled = const_view(nodes);
+  if (sequences) {
+    const SequencePlans each("make_plan", *sequences, options, q, k);
+    const Tensor lists = each.new_lists(q, shape);
+    make_plans_into(const_view(q), const_view(k), each.sequences, options, scale, ids(lists), executor, pooled);
+    return lists;
+  }
+  const Tensor lists = new_lists(q, shape);
   make_plan_into(const_view(q), const_view(k), options, scale, ids(lists), executor, pooled);
   return lists;
 }

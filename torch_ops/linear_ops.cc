@@ -28,8 +28,8 @@ class MapOf {
   FeatureMap map_;
 };
 
-std::vector<Index> state_shape(const Tensor& k, const FeatureMap& map) {
-  return {k.size(0), k.size(1), map.count(k.size(3)) + 1, k.size(3) + 1};
+std::vector<Index> state_shape(const Tensor& k, const FeatureMap& map, const std::optional<Tensor>& sequences) {
+  return {sequences ? sequences->size(0) : k.size(0), k.size(1), map.count(k.size(3)) + 1, k.size(3) + 1};
 }
 
 void check_state(const Tensor& state, const std::vector<Index>& shape, ScalarType type) {
@@ -86,21 +86,28 @@ std::tuple<Tensor, Tensor, Tensor> linear_attention_backward(const Tensor& dout_
 
 std::tuple<Tensor, Tensor> linear_attention_step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
                                                  const std::optional<Tensor>& features, std::optional<double> scale,
-                                                 const std::optional<Tensor>& state) {
+                                                 const std::optional<Tensor>& state,
+                                                 const std::optional<Tensor>& sequences) {
   constexpr const char* kWho = "linear_attention_step";
   const Tensor q = readable(kWho, "q", q_given), k = readable(kWho, "k", k_given), v = readable(kWho, "v", v_given);
   const MapOf map(kWho, features, q);
-  const std::vector<Index> shape = state_shape(k, map);
-  const Tensor o = new_like(q), after = new_tensor(q, shape, lse_type_of(q));
+  std::vector<Sequence> parts;
+  if (sequences) parts = sequences_from(kWho, *sequences, q, k);
+  const std::vector<Index> shape = state_shape(k, map, sequences);
+  const Tensor o = sequences ? new_token_major(q) : new_like(q), after = new_tensor(q, shape, lse_type_of(q));
   std::optional<Tensor> before;
   if (state) {
     check_state(*state, shape, lse_type_of(q));
     before = torch::stable::contiguous(*state);
   }
+  const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale};
+  const LinearState states{before ? before->const_data_ptr() : nullptr, after.mutable_data_ptr()};
   TorchExecutor executor;
-  hsattn::linear_attention_step({const_view(q), const_view(k), const_view(v), scale}, map,
-                                {before ? before->const_data_ptr() : nullptr, after.mutable_data_ptr()}, view(o),
-                                executor);
+  if (sequences) {
+    hsattn::linear_attention_step(in, parts, map, states, view(o), executor);
+  } else {
+    hsattn::linear_attention_step(in, map, states, view(o), executor);
+  }
   return {o, after};
 }
 

@@ -43,14 +43,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     const std::optional<Tensor>& sequences, const std::optional<Tensor>& pooled_k,
     const std::optional<Tensor>& pooled_v);
 
-/// Pooled keys and values [B, Hkv, nodes, d], the type of lse; parameters [rows, d] of that type. See pooling/pooler.h.
+/// Pooled keys and values [B, Hkv, nodes, d], the type of lse; parameters [rows, d] of that type. With sequences there
+/// is room for as many nodes as so many sequences can have. See pooling/pooler.h.
 std::tuple<Tensor, Tensor> pool_forward(const Tensor& k, const Tensor& v, const Tensor& parameters,
-                                        const std::string& pooling, Index block);
+                                        const std::string& pooling, Index block,
+                                        const std::optional<Tensor>& sequences);
 
 /// dk, dv, dparameters.
 std::tuple<Tensor, Tensor, Tensor> pool_backward(const Tensor& dpooled_k, const Tensor& dpooled_v, const Tensor& k,
                                                  const Tensor& v, const Tensor& parameters, const std::string& pooling,
-                                                 Index block);
+                                                 Index block, const std::optional<Tensor>& sequences);
 
 /// Parameters to start from, for heads as long as the last size of `like`; float32, for a `like` of float64 that.
 Tensor initial_pooler(const Tensor& like, const std::string& pooling);
@@ -66,10 +68,11 @@ std::tuple<Tensor, Tensor, Tensor> linear_attention_backward(const Tensor& dout,
                                                              std::optional<double> scale,
                                                              const std::optional<Tensor>& sequences);
 
-/// o and the state after, [B, Hkv, features + 1, d + 1], float32 (float64 if q is).
+/// o and the state after, [B or sequences, Hkv, features + 1, d + 1], float32 (float64 if q is).
 std::tuple<Tensor, Tensor> linear_attention_step(const Tensor& q, const Tensor& k, const Tensor& v,
                                                  const std::optional<Tensor>& features, std::optional<double> scale,
-                                                 const std::optional<Tensor>& state);
+                                                 const std::optional<Tensor>& state,
+                                                 const std::optional<Tensor>& sequences);
 
 /// Fills `out` [features, dim] with performer's features.
 void draw_features(const Tensor& out, Index seed);

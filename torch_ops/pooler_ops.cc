@@ -1,6 +1,7 @@
 #include "hsattn/pooling/pooler.h"
 #include "torch_ops/executor.h"
 #include "torch_ops/ops.h"
+#include "torch_ops/sequences.h"
 
 namespace hsattn::torch_ops {
 namespace {
@@ -33,29 +34,44 @@ struct Call {
 }  // namespace
 
 std::tuple<Tensor, Tensor> pool_forward(const Tensor& k, const Tensor& v, const Tensor& parameters,
-                                        const std::string& pooling, Index block) {
+                                        const std::string& pooling, Index block,
+                                        const std::optional<Tensor>& sequences) {
   const Call call("pool_forward", k, v, parameters, pooling, block);
   check(block >= 1, "pool_forward: block is ", block, "; it must be a power of two from 1 to 64");
-  const std::vector<Index> shape = {k.size(0), k.size(1), pooled_nodes(k.size(2), block), k.size(3)};
+  const Index nodes = sequences ? most_pooled_nodes(k.size(2), block, count_of_sequences("pool_forward", *sequences))
+                                : pooled_nodes(k.size(2), block);
+  const std::vector<Index> shape = {k.size(0), k.size(1), nodes, k.size(3)};
   const Tensor pooled_k = new_tensor(call.k, shape, lse_type_of(k)),
                pooled_v = new_tensor(call.k, shape, lse_type_of(k));
+  const Nodes out{view(pooled_k), view(pooled_v)};
   TorchExecutor executor;
-  hsattn::pool_forward(call.inputs, {view(pooled_k), view(pooled_v)}, executor);
+  if (sequences) {
+    hsattn::pool_forward(call.inputs, rows_of_sequences(*sequences), out, executor);
+  } else {
+    hsattn::pool_forward(call.inputs, out, executor);
+  }
   return {pooled_k, pooled_v};
 }
 
 std::tuple<Tensor, Tensor, Tensor> pool_backward(const Tensor& dpooled_k, const Tensor& dpooled_v, const Tensor& k,
                                                  const Tensor& v, const Tensor& parameters, const std::string& pooling,
-                                                 Index block) {
+                                                 Index block, const std::optional<Tensor>& sequences) {
   constexpr const char* kWho = "pool_backward";
   const Call call(kWho, k, v, parameters, pooling, block);
   const Tensor dnodes_k = readable(kWho, "the gradient of pooled k", dpooled_k);
   const Tensor dnodes_v = readable(kWho, "the gradient of pooled v", dpooled_v);
-  const Tensor dk = new_like(call.k), dv = new_like(call.v);
+  const auto new_gradient = sequences ? new_token_major : new_like;
+  const Tensor dk = new_gradient(call.k), dv = new_gradient(call.v);
   const Tensor dparameters = new_tensor(call.parameters, {call.parameters.size(0), call.parameters.size(1)});
+  const ConstNodes dnodes{const_view(dnodes_k), const_view(dnodes_v)};
+  const PoolerGradients grads{view(dk), view(dv), dparameters.mutable_data_ptr()};
   TorchExecutor executor;
-  hsattn::pool_backward(call.inputs, {const_view(dnodes_k), const_view(dnodes_v)},
-                        {view(dk), view(dv), dparameters.mutable_data_ptr()}, executor);
+  if (sequences) {
+    count_of_sequences(kWho, *sequences);
+    hsattn::pool_backward(call.inputs, rows_of_sequences(*sequences), dnodes, grads, executor);
+  } else {
+    hsattn::pool_backward(call.inputs, dnodes, grads, executor);
+  }
   return {dk, dv, dparameters};
 }
 

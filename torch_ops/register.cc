@@ -19,12 +19,11 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
       "make_plan(Tensor q, Tensor k, str pattern, bool causal, int[] budgets, float? scale, "
       "Tensor? sequences=None, Tensor? pooled_k=None) -> Tensor");
   m.def(
-      "pool_forward(Tensor k, Tensor v, Tensor parameters, str pooling, int block) -> (Tensor pooled_k, Tensor "
-      "pooled_v)");
+      "pool_forward(Tensor k, Tensor v, Tensor parameters, str pooling, int block, Tensor? sequences=None) -> (Tensor "
+      "pooled_k, Tensor pooled_v)");
   m.def(
       "pool_backward(Tensor dpooled_k, Tensor dpooled_v, Tensor k, Tensor v, Tensor parameters, str pooling, int "
-      "block) "
-      "-> (Tensor dk, Tensor dv, Tensor dparameters)");
+      "block, Tensor? sequences=None) -> (Tensor dk, Tensor dv, Tensor dparameters)");
   m.def("initial_pooler(Tensor like, str pooling) -> Tensor");
   m.def(
       "linear_attention_forward(Tensor q, Tensor k, Tensor v, Tensor? features, bool causal, float? scale, "
@@ -33,8 +32,8 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
       "linear_attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor o, Tensor? features, bool causal, "
       "float? scale, Tensor? sequences=None) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
-      "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? features, float? scale, Tensor? state) -> "
-      "(Tensor o, Tensor after)");
+      "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? features, float? scale, Tensor? state, "
+      "Tensor? sequences=None) -> (Tensor o, Tensor after)");
   m.def(
       "linformer_forward(Tensor q, Tensor k, Tensor v, Tensor project_keys, Tensor project_values, int segment, "
       "bool causal, float? scale, Tensor? sequences=None) -> (Tensor o, Tensor lse)");

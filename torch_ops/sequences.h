@@ -9,18 +9,30 @@
 
 namespace hsattn::torch_ops {
 
-/// Checked against each other and the tensors.
-inline std::vector<Sequence> sequences_from(const char* who, const Tensor& given, const Tensor& q, const Tensor& k) {
+/// Rows of a tensor of sequences, whose type and shape are checked.
+inline Index count_of_sequences(const char* who, const Tensor& given) {
   check_on_cpu(who, "sequences", given);
   check(given.scalar_type() == ScalarType::Long && given.dim() == 2 && given.size(1) == 5, who,
         ": sequences has shape ", shape_of(given), " and type ", torch::headeronly::toString(given.scalar_type()),
         "; it must be [count, 5] and Long (int64)");
+  return given.size(0);
+}
+
+/// After count_of_sequences().
+inline std::vector<Sequence> rows_of_sequences(const Tensor& given) {
   const Tensor rows = torch::stable::contiguous(given);
   const auto* row = static_cast<const Index*>(rows.const_data_ptr());
   std::vector<Sequence> sequences;
   for (Index i = 0; i < rows.size(0); ++i, row += 5) {
     sequences.push_back({row[0], {row[1], row[2]}, {row[3], row[4]}});
   }
+  return sequences;
+}
+
+/// Checked against each other and the tensors.
+inline std::vector<Sequence> sequences_from(const char* who, const Tensor& given, const Tensor& q, const Tensor& k) {
+  count_of_sequences(who, given);
+  std::vector<Sequence> sequences = rows_of_sequences(given);
   check_sequences(who, sequences, q.size(0), q.size(2), k.size(2));
   tokens_of_none(who, "queries", sequences, &Sequence::queries, q.size(0), q.size(2));  // each in one at most
   return sequences;

@@ -78,10 +78,12 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
 void attention_backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,
                         const AttentionGradients& grads, Executor& executor = serial_executor());
 
-/// The same for several sequences that share tensors, without `pooled` (Unsupported): each is attended as if it were
-/// alone, with the same bits. The tensors have the shapes above; `sequences` says which tokens belong together. No
-/// query may be in two sequences. Rows of o that are in none become 0, of lse -inf, and whatever their q, k and v hold
-/// is not read. With `keep` the lists are stored one after another; it has room for list_elements(plan_shapes(...)).
+/// The same for several sequences that share tensors: each is attended as if it were alone, with the same bits. The
+/// tensors have the shapes above; `sequences` says which tokens belong together. No query may be in two sequences. Rows
+/// of o that are in none become 0, of lse -inf, and whatever their q, k and v hold is not read. With `keep` the lists
+/// are stored one after another; it has room for list_elements(plan_shapes(...)). Pooled nodes of a batch element's
+/// sequences lie one sequence after another, as pool_forward() with sequences leaves them; there may be more rows than
+/// nodes, which are not read and get gradients of 0.
 void attention_forward(const AttentionInputs& in, std::span<const Sequence> sequences, const PlanOptions& options,
                        const AttentionOutputs& out, std::int32_t* keep = nullptr,
                        Executor& executor = serial_executor());
@@ -98,7 +100,7 @@ void attention_backward(const AttentionInputs& in, std::span<const Sequence> seq
 /// The lists that forward would keep.
 void make_plans_into(const ConstView& q, const ConstView& k, std::span<const Sequence> sequences,
                      const PlanOptions& options, std::optional<double> scale, std::int32_t* blocks,
-                     Executor& executor = serial_executor());
+                     Executor& executor = serial_executor(), const std::optional<ConstView>& pooled_keys = {});
 
 /// The name of the kernel that a call would run: "amx", "avx512_bf16", "avx512", "avx2", "portable_amx",
 /// "portable_bf16", "portable" or "reference".

@@ -18,6 +18,8 @@ namespace {
 // The vector kernels take all types but float64, the reference everything.
 bool vector_kernels_accept(const ConstView& q) { return q.dtype != DType::kFloat64; }
 
+constexpr const char* kLists = "lists";  // of a tile
+
 // Fills `blocks` by a rule, some positions a task.
 void list_by_rule(const PlanShape& shape, const PlanOptions& options, std::int32_t* blocks, Executor& executor) {
   constexpr Index kTask = 512;  // positions of a head
@@ -28,16 +30,6 @@ void list_by_rule(const PlanShape& shape, const PlanOptions& options, std::int32
     rule.write(head % shape.kv_heads, first, std::min(kTask, shape.queries - first),
                blocks + (head * shape.queries + first) * shape.slots());
   });
-}
-
-// Large memory is asked for, and refused, by its size. What grows step by step, lists of a tile, ends here.
-template <class Body>
-void with_errors_of(const char* who, const Body& body) {
-  try {
-    body();
-  } catch (const std::bad_alloc&) {
-    throw OutOfMemory(concat(who, ": no memory for lists that had to grow"));
-  }
 }
 
 }  // namespace
@@ -51,7 +43,7 @@ const char* kernel_name(DType type) {
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
             std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   if (shape.list_elements() == 0) return;
-  with_errors_of("make_plan", [&] {
+  with_memory_errors("make_plan", kLists, [&] {
     if (lists_by_rule(options.pattern)) return list_by_rule(shape, options, blocks, executor);
     const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
     select(q, k, shape, options, scale, blocks, executor, pooled_keys);
@@ -64,7 +56,7 @@ void forward(const AttentionInputs& in, const PlanView& plan, const AttentionOut
   const auto forward = vector_kernels_accept(in.q)
                            ? static_cast<decltype(&reference::forward)>(cpu::forward)  // of two overloads
                            : reference::forward;
-  with_errors_of("attention_forward", [&] { forward(in, scale, plan, out, executor); });
+  with_memory_errors("attention_forward", kLists, [&] { forward(in, scale, plan, out, executor); });
 }
 
 void forward(const AttentionInputs& in, const PlanShape& shape, const PlanOptions& options, const AttentionOutputs& out,
@@ -72,7 +64,8 @@ void forward(const AttentionInputs& in, const PlanShape& shape, const PlanOption
   if (in.q.elements() == 0) return;
   const double scale = scale_or_default(in.scale, in.q.dim);
   if (vector_kernels_accept(in.q)) {
-    with_errors_of("attention_forward", [&] { cpu::forward(in, scale, shape, options, out, keep, executor); });
+    with_memory_errors("attention_forward", kLists,
+                       [&] { cpu::forward(in, scale, shape, options, out, keep, executor); });
     return;
   }
   std::vector<std::int32_t> own;
@@ -89,8 +82,8 @@ void backward(const AttentionInputs& in, const PlanView& plan, const AttentionSa
               const AttentionGradients& grads, Executor& executor) {
   if (in.q.elements() == 0 && in.k.elements() == 0) return;
   const auto backward = vector_kernels_accept(in.q) ? cpu::backward : reference::backward;
-  with_errors_of("attention_backward",
-                 [&] { backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor); });
+  with_memory_errors("attention_backward", kLists,
+                     [&] { backward(in, scale_or_default(in.scale, in.q.dim), plan, saved, grads, executor); });
 }
 
 }  // namespace hsattn::dispatch

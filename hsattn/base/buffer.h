@@ -42,4 +42,15 @@ std::vector<T> allocate_vector(Index count, const char* what) {
   }
 }
 
+/// Calls body. Large memory is asked for, and refused, by its size; where what grows step by step (`what`) finds none,
+/// that ends here, as an OutOfMemory of `who`.
+template <class Body>
+void with_memory_errors(const char* who, const char* what, const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory(concat(who, ": no memory for ", what, " that had to grow"));
+  }
+}
+
 }  // namespace hsattn

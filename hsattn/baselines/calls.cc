@@ -1,25 +1,25 @@
 #include "hsattn/baselines/calls.h"
 
 #include <algorithm>
-#include <cstring>
-#include <new>
 
-#include "hsattn/base/error.h"
+#include "hsattn/base/buffer.h"
 
 namespace hsattn {
 
 std::vector<Sequence> whole_sequences(const AttentionInputs& in) {
-  std::vector<Sequence> sequences;
-  for (Index b = 0; b < in.q.batch; ++b) sequences.push_back({b, {0, in.q.tokens}, {0, in.k.tokens}});
+  auto sequences = allocate_vector<Sequence>(in.q.batch, "attention: sequences");
+  for (Index b = 0; b < in.q.batch; ++b)
+    sequences[static_cast<std::size_t>(b)] = {b, {0, in.q.tokens}, {0, in.k.tokens}};
   return sequences;
 }
 
 void for_each_head(const AttentionInputs& in, std::span<const Sequence> sequences, Executor& executor,
-                   const std::function<void(const HeadOfCall&)>& body) {
+                   const std::function<void(const HeadOfCall&)>& body, Heads which) {
   std::vector<HeadOfCall> heads;
-  for (const Sequence& s : sequences) {
-    if (s.queries.size() == 0 || s.keys.size() == 0) continue;
-    for (Index h = 0; h < in.k.heads; ++h) heads.push_back({s, h, in.q.heads / in.k.heads});
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const Sequence& s = sequences[i];
+    if (which == Heads::kThatAttend && (s.queries.size() == 0 || s.keys.size() == 0)) continue;
+    for (Index h = 0; h < in.k.heads; ++h) heads.push_back({s, static_cast<Index>(i), h, in.q.heads / in.k.heads});
   }
   std::stable_sort(heads.begin(), heads.end(), [](const HeadOfCall& a, const HeadOfCall& b) {
     return a.sequence.keys.size() > b.sequence.keys.size();
@@ -43,16 +43,6 @@ std::vector<BatchRange> keys_of_none(const char* who, const AttentionInputs& in,
     if (s.queries.size() == 0 && s.keys.size() > 0) rows.push_back({s.batch, s.keys});
   }
   return rows;
-}
-
-void clear_rows(const View& view, std::span<const BatchRange> rows) {
-  const auto bytes = static_cast<std::size_t>(view.dim * size_of(view.dtype));
-  for (const BatchRange& run : rows) {
-    for (Index h = 0; h < view.heads; ++h) {
-      const cpu::WritableRows head = cpu::writable_rows(view, run.batch, h);
-      for (Index t = run.tokens.begin; t < run.tokens.end; ++t) std::memset(head.row(t), 0, bytes);
-    }
-  }
 }
 
 }  // namespace hsattn

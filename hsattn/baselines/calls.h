@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "hsattn/attention/attention.h"
+#include "hsattn/attention/parts.h"
 #include "hsattn/base/math.h"
 #include "hsattn/kernels/cpu/rows.h"
 
@@ -14,6 +15,7 @@ namespace hsattn {
 /// One key/value head of one sequence, and the query heads that share it.
 struct HeadOfCall {
   Sequence sequence;
+  Index number = 0;  // of the sequence
   Index kv_head = 0, group = 1;
 
   Index first_query_head() const { return kv_head * group; }
@@ -58,10 +60,11 @@ struct HeadOfCall {
 /// Each batch element as one sequence.
 std::vector<Sequence> whole_sequences(const AttentionInputs& in);
 
-/// Calls body for every key/value head of every sequence that has queries and keys, long sequences first. Throws
-/// OutOfMemory where memory of a task cannot be had.
+enum class Heads { kThatAttend, kAll };  // those of sequences with queries and keys, or of all
+
+/// Calls body for every key/value head of the sequences, long sequences first.
 void for_each_head(const AttentionInputs& in, std::span<const Sequence> sequences, Executor& executor,
-                   const std::function<void(const HeadOfCall&)>& body);
+                   const std::function<void(const HeadOfCall&)>& body, Heads heads = Heads::kThatAttend);
 
 /// Queries in no sequence, in one without keys or, if causal, at a position below 0.
 std::vector<BatchRange> queries_that_see_nothing(const char* who, const AttentionInputs& in,
@@ -70,6 +73,7 @@ std::vector<BatchRange> queries_that_see_nothing(const char* who, const Attentio
 /// Keys in no sequence, or in one without queries.
 std::vector<BatchRange> keys_of_none(const char* who, const AttentionInputs& in, std::span<const Sequence> sequences);
 
-void clear_rows(const View& view, std::span<const BatchRange> rows);
+/// What a call's with_memory_errors() names.
+constexpr const char* kHeads = "heads of sequences";
 
 }  // namespace hsattn

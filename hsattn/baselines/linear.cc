@@ -124,6 +124,32 @@ class StateOfHead {
   const LinearState& state_;
 };
 
+// Forward from states.
+void step(const AttentionInputs& in, std::span<const Sequence> sequences, const FeatureMap& map,
+          const LinearState& state, const View& o, Executor& executor) {
+  clear_rows(o, queries_that_see_nothing("linear_attention_step", in, sequences, false));
+  const cpu::PackedFeatures features(map, in.q.dim, scale_or_default(in.scale, in.q.dim));
+  const LinearOptions options{map, true};
+  const auto go_on = [&](const HeadOfCall& head) {
+    const Index number = head.number * in.k.heads + head.kv_head;
+    if (runs_on_reference(in)) {
+      const Index offset = number * (features.count + 1) * (features.dim + 1);
+      const auto* before = state.before == nullptr ? nullptr : static_cast<const double*>(state.before) + offset;
+      for (Index g = 0; g < head.group; ++g) {
+        double* after = g + 1 < head.group ? nullptr : static_cast<double*>(state.after) + offset;
+        reference::linear_forward(reference_head(in, options, head, g), before, after, head.query_rows<double>(o, g));
+      }
+      return;
+    }
+    const StateOfHead of_head(features, state, number);
+    cpu::ScanScratch scratch(features);
+    of_head.read(scratch.state);
+    cpu::scan_kernels_for(selected_isa()).forward(scan_job(in, features, true, head), head.queries_of(o), scratch);
+    of_head.write(scratch.state);
+  };
+  for_each_head(in, sequences, executor, go_on, Heads::kAll);
+}
+
 }  // namespace
 
 void linear_attention_forward(const AttentionInputs& in, std::span<const Sequence> sequences,
@@ -133,7 +159,7 @@ void linear_attention_forward(const AttentionInputs& in, std::span<const Sequenc
   check_map(kWho, in, options.map);
   check_sequences(kWho, sequences, in.q.batch, in.q.tokens, in.k.tokens);
   check_outputs(kWho, in, {o});
-  forward(in, sequences, options, o, executor);
+  with_memory_errors(kWho, kHeads, [&] { forward(in, sequences, options, o, executor); });
 }
 
 void linear_attention_forward(const AttentionInputs& in, const LinearOptions& options, const View& o,
@@ -149,7 +175,7 @@ void linear_attention_backward(const AttentionInputs& in, std::span<const Sequen
   check_map(kWho, in, options.map);
   check_sequences(kWho, sequences, in.q.batch, in.q.tokens, in.k.tokens);
   check_gradients(kWho, in, {dout, o}, grads);
-  backward(in, sequences, options, dout, o, grads, executor);
+  with_memory_errors(kWho, kHeads, [&] { backward(in, sequences, options, dout, o, grads, executor); });
 }
 
 void linear_attention_backward(const AttentionInputs& in, const LinearOptions& options, const ConstView& dout,
@@ -157,38 +183,29 @@ void linear_attention_backward(const AttentionInputs& in, const LinearOptions& o
   linear_attention_backward(in, whole_sequences(in), options, dout, o, grads, executor);
 }
 
-Index linear_state_elements(const AttentionInputs& in, const FeatureMap& map) {
-  return in.k.batch * in.k.heads * (map.count(in.k.dim) + 1) * (in.k.dim + 1);
+Index linear_state_elements(const AttentionInputs& in, const FeatureMap& map, std::optional<Index> sequences) {
+  return sequences.value_or(in.k.batch) * in.k.heads * (map.count(in.k.dim) + 1) * (in.k.dim + 1);
+}
+
+void linear_attention_step(const AttentionInputs& in, std::span<const Sequence> sequences, const FeatureMap& map,
+                           const LinearState& state, const View& o, Executor& executor) {
+  constexpr const char* kWho = "linear_attention_step";
+  check_inputs(kWho, in);
+  check_map(kWho, in, map);
+  check_sequences(kWho, sequences, in.q.batch, in.q.tokens, in.k.tokens);
+  check_outputs(kWho, in, {o});
+  for (const Sequence& s : sequences) {
+    check(s.queries.size() <= s.keys.size(), kWho, ": there are ", s.queries.size(), " queries and ", s.keys.size(),
+          " keys; the queries must be the last of the keys");
+  }
+  check(state.after != nullptr || linear_state_elements(in, map, std::ssize(sequences)) == 0, kWho,
+        ": the state after has no memory");
+  with_memory_errors(kWho, kHeads, [&] { step(in, sequences, map, state, o, executor); });
 }
 
 void linear_attention_step(const AttentionInputs& in, const FeatureMap& map, const LinearState& state, const View& o,
                            Executor& executor) {
-  constexpr const char* kWho = "linear_attention_step";
-  check_inputs(kWho, in);
-  check_map(kWho, in, map);
-  check_outputs(kWho, in, {o});
-  check(in.q.tokens <= in.k.tokens, kWho, ": there are ", in.q.tokens, " queries and ", in.k.tokens,
-        " keys; the queries must be the last of the keys");
-  check(state.after != nullptr || linear_state_elements(in, map) == 0, kWho, ": the state after has no memory");
-  const cpu::PackedFeatures features(map, in.q.dim, scale_or_default(in.scale, in.q.dim));
-  const LinearOptions options{map, true};
-  for_each_head(in, whole_sequences(in), executor, [&](const HeadOfCall& head) {
-    const Index number = head.sequence.batch * in.k.heads + head.kv_head;
-    if (runs_on_reference(in)) {
-      const Index offset = number * (features.count + 1) * (features.dim + 1);
-      const auto* before = state.before == nullptr ? nullptr : static_cast<const double*>(state.before) + offset;
-      for (Index g = 0; g < head.group; ++g) {
-        double* after = g + 1 < head.group ? nullptr : static_cast<double*>(state.after) + offset;
-        reference::linear_forward(reference_head(in, options, head, g), before, after, head.query_rows<double>(o, g));
-      }
-      return;
-    }
-    const StateOfHead of_head(features, state, number);
-    cpu::ScanScratch scratch(features);
-    of_head.read(scratch.state);
-    cpu::scan_kernels_for(selected_isa()).forward(scan_job(in, features, true, head), head.queries_of(o), scratch);
-    of_head.write(scratch.state);
-  });
+  linear_attention_step(in, whole_sequences(in), map, state, o, executor);
 }
 
 }  // namespace hsattn

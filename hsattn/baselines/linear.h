@@ -68,18 +68,24 @@ void linear_attention_backward(const AttentionInputs& in, std::span<const Sequen
 /// What causal attention keeps of the keys and values so far, of constant size: [batch, kv_heads, features + 1,
 /// dim + 1], contiguous, float32 (float64 if the tensors are). Row f < features holds sum_j phi(k_j)_f v_j and
 /// sum_j phi(k_j)_f, both divided by 2^m; the last row begins with m and goes on with zeros. All zeros: no keys yet.
+/// Of a call with sequences there is one for each of them, in their order, in the place of the batch.
 struct LinearState {
   const void* before = nullptr;  ///< null: no keys yet
   void* after = nullptr;         ///< may be `before`; else memory apart from everything
 };
 
-/// Elements of a state.
-Index linear_state_elements(const AttentionInputs& in, const FeatureMap& map);
+/// Elements of a state, of so many sequences or of the batch.
+Index linear_state_elements(const AttentionInputs& in, const FeatureMap& map, std::optional<Index> sequences = {});
 
 /// Causal attention of the queries over `state.before` and the keys given here, at most as many queries as keys; the
 /// keys are added to the state. A prefill and any number of steps equal one call over all of it: bit by bit where they
 /// are cut at multiples of 64 tokens, else within rounding.
 void linear_attention_step(const AttentionInputs& in, const FeatureMap& map, const LinearState& state, const View& o,
                            Executor& executor = serial_executor());
+
+/// The same for several sequences that share tensors, each from a state of its own; see attention_forward(). A sequence
+/// without keys leaves its state as it is.
+void linear_attention_step(const AttentionInputs& in, std::span<const Sequence> sequences, const FeatureMap& map,
+                           const LinearState& state, const View& o, Executor& executor = serial_executor());
 
 }  // namespace hsattn

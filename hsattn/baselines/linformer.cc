@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/error.h"
@@ -74,16 +73,6 @@ reference::LinformerHead reference_head(const AttentionInputs& in, const Linform
           scale_or_default(in.scale, in.q.dim)};
 }
 
-template <class T>
-void clear_lse(T* lse, const AttentionInputs& in, std::span<const BatchRange> rows) {
-  for (const BatchRange& run : rows) {
-    for (Index h = 0; lse != nullptr && h < in.q.heads; ++h) {
-      T* head = lse + (run.batch * in.q.heads + h) * in.q.tokens;
-      std::fill(head + run.tokens.begin, head + run.tokens.end, -std::numeric_limits<T>::infinity());
-    }
-  }
-}
-
 void backward_on_reference(const AttentionInputs& in, std::span<const Sequence> sequences,
                            const LinformerOptions& options, const AttentionSaved& saved,
                            const AttentionGradients& grads, const ProjectionGradients& projection_grads) {
@@ -134,9 +123,9 @@ void projection_gradients(const AttentionInputs& in, const LinformerOptions& opt
   });
 }
 
-void backward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinformerOptions& options,
-              const AttentionSaved& saved, const AttentionGradients& grads, const ProjectionGradients& projection_grads,
-              Executor& executor) {
+void backward_on_kernels(const AttentionInputs& in, std::span<const Sequence> sequences,
+                         const LinformerOptions& options, const AttentionSaved& saved, const AttentionGradients& grads,
+                         const ProjectionGradients& projection_grads, Executor& executor) {
   std::vector<DProjected> parts;
   for_each_head(in, sequences, serial_executor(), [&](const HeadOfCall& head) {
     const Index size =
@@ -157,21 +146,11 @@ void backward(const AttentionInputs& in, std::span<const Sequence> sequences, co
   projection_gradients(in, options, parts, projection_grads, executor);
 }
 
-}  // namespace
-
-void linformer_forward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinformerOptions& options,
-                       const AttentionOutputs& out, Executor& executor) {
-  constexpr const char* kWho = "linformer_forward";
-  check_inputs(kWho, in);
-  check_options(kWho, in, sequences, options);
-  check_outputs(kWho, in, out);
-  const std::vector<BatchRange> blind = queries_that_see_nothing(kWho, in, sequences, options.causal);
+void forward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinformerOptions& options,
+             const AttentionOutputs& out, Executor& executor) {
+  const std::vector<BatchRange> blind = queries_that_see_nothing("linformer_forward", in, sequences, options.causal);
   clear_rows(out.o, blind);
-  if (runs_on_reference(in)) {
-    clear_lse(static_cast<double*>(out.lse), in, blind);
-  } else {
-    clear_lse(static_cast<float*>(out.lse), in, blind);
-  }
+  clear_lse(out.lse, in.q, blind);
   for_each_head(in, sequences, executor, [&](const HeadOfCall& head) {
     if (runs_on_reference(in)) {
       for (Index g = 0; g < head.group; ++g) {
@@ -184,6 +163,36 @@ void linformer_forward(const AttentionInputs& in, std::span<const Sequence> sequ
     cpu::LinformerScratch scratch(job, false);
     cpu::linformer_kernels_for(selected_isa()).forward(job, head.queries_of(out.o), scratch);
   });
+}
+
+// Clears what no task writes and what all add to, then runs one of the two above.
+void backward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinformerOptions& options,
+              const AttentionSaved& saved, const AttentionGradients& grads, const ProjectionGradients& projection_grads,
+              Executor& executor) {
+  const auto bytes =
+      static_cast<std::size_t>(options.projections.rank * options.projections.longest * size_of(lse_type(in.q.dtype)));
+  std::memset(projection_grads.keys, 0, bytes);
+  std::memset(projection_grads.values, 0, bytes);
+  clear_rows(grads.dq, queries_that_see_nothing("linformer_backward", in, sequences, options.causal));
+  const std::vector<BatchRange> unused = keys_of_none("linformer_backward", in, sequences);
+  clear_rows(grads.dk, unused);
+  clear_rows(grads.dv, unused);
+  if (runs_on_reference(in)) {
+    backward_on_reference(in, sequences, options, saved, grads, projection_grads);
+  } else {
+    backward_on_kernels(in, sequences, options, saved, grads, projection_grads, executor);
+  }
+}
+
+}  // namespace
+
+void linformer_forward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinformerOptions& options,
+                       const AttentionOutputs& out, Executor& executor) {
+  constexpr const char* kWho = "linformer_forward";
+  check_inputs(kWho, in);
+  check_options(kWho, in, sequences, options);
+  check_outputs(kWho, in, out);
+  with_memory_errors(kWho, kHeads, [&] { forward(in, sequences, options, out, executor); });
 }
 
 void linformer_forward(const AttentionInputs& in, const LinformerOptions& options, const AttentionOutputs& out,
@@ -201,19 +210,7 @@ void linformer_backward(const AttentionInputs& in, std::span<const Sequence> seq
   check_gradients(kWho, in, saved, grads);
   check(projection_grads.keys != nullptr && projection_grads.values != nullptr, kWho,
         ": the gradient of a projection has no memory");
-  const auto bytes =
-      static_cast<std::size_t>(options.projections.rank * options.projections.longest * size_of(lse_type(in.q.dtype)));
-  std::memset(projection_grads.keys, 0, bytes);
-  std::memset(projection_grads.values, 0, bytes);
-  clear_rows(grads.dq, queries_that_see_nothing(kWho, in, sequences, options.causal));
-  const std::vector<BatchRange> unused = keys_of_none(kWho, in, sequences);
-  clear_rows(grads.dk, unused);
-  clear_rows(grads.dv, unused);
-  if (runs_on_reference(in)) {
-    backward_on_reference(in, sequences, options, saved, grads, projection_grads);
-  } else {
-    backward(in, sequences, options, saved, grads, projection_grads, executor);
-  }
+  with_memory_errors(kWho, kHeads, [&] { backward(in, sequences, options, saved, grads, projection_grads, executor); });
 }
 
 void linformer_backward(const AttentionInputs& in, const LinformerOptions& options, const AttentionSaved& saved,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "hsattn/base/buffer.h"
+#include "hsattn/base/error.h"
 #include "hsattn/base/math.h"
 
 namespace hsattn {
@@ -49,6 +51,24 @@ Index pyramid_nodes(Index blocks) {
   Index nodes = 0;
   for (int level = 0; level < pyramid_levels(blocks); ++level) nodes += ceil_div(blocks, Index{1} << level);
   return nodes;
+}
+
+SequenceNodes nodes_of_sequences(const char* who, const char* name, std::span<const Sequence> sequences, Index block,
+                                 Index batch, Index nodes) {
+  auto ends = allocate_vector<Index>(batch, "nodes of sequences");
+  SequenceNodes found;
+  for (const Sequence& s : sequences) {
+    Index& end = ends[static_cast<std::size_t>(s.batch)];
+    const Index begin = end;
+    end += pyramid_nodes(ceil_div(s.keys.size(), block));
+    found.ranges.push_back({begin, end});
+  }
+  for (Index b = 0; b < batch; ++b) {
+    const Index end = ends[static_cast<std::size_t>(b)];
+    check(nodes >= end, who, ": ", name, " has ", nodes, " nodes; the sequences of batch element ", b, " have ", end);
+    if (nodes > end) found.none.push_back({b, {end, nodes}});
+  }
+  return found;
 }
 
 void pool_rows(Pooling pooling, const Rows<const float>& x, Index begin, Index end, Index stride, float* out) {

@@ -2,8 +2,12 @@
 // choose from the same numbers.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "hsattn/base/view.h"
 #include "hsattn/plan/options.h"
+#include "hsattn/plan/sequences.h"
 
 namespace hsattn {
 
@@ -13,6 +17,16 @@ int pyramid_levels(Index blocks);
 /// Nodes of all its levels, blocks included.
 Index pyramid_nodes(Index blocks);
 
+/// Where the nodes of several sequences lie: those of a batch element one sequence after another, in their order.
+struct SequenceNodes {
+  std::vector<Range> ranges;     ///< of each sequence
+  std::vector<BatchRange> none;  ///< nodes behind the last
+};
+
+/// Throws InvalidArgument if `nodes`, the number that each of `batch` elements of `name` has, is too small.
+SequenceNodes nodes_of_sequences(const char* who, const char* name, std::span<const Sequence> sequences, Index block,
+                                 Index batch, Index nodes);
+
 /// The mean or maximum of rows [begin, end) of x, in their order: [stride] with zeros behind dim.
 void pool_rows(Pooling pooling, const Rows<const float>& x, Index begin, Index end, Index stride, float* out);
 
@@ -20,7 +34,7 @@ void pool_rows(Pooling pooling, const Rows<const float>& x, Index begin, Index e
 void pool_pair(Pooling pooling, const float* left, const float* right, Index left_tokens, Index right_tokens,
                Index stride, float* out);
 
-// Means or maxima of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes (means weighted by
+/// Means or maxima of blocks of `block` rows of x (the last may be ragged), then of pairs of nodes (means weighted by
 /// the tokens behind them), level after level: `out` is [nodes of all levels, stride] with zeros behind dim. A NaN in a
 /// row is one in every node above it.
 void pool(Pooling pooling, const Rows<const float>& x, Index block, Index stride, float* out);

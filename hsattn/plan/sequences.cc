@@ -87,12 +87,16 @@ std::vector<PlanView> plans_of(std::span<const PlanShape> shapes, const std::int
 }
 
 void check_sequences(const char* who, std::span<const Sequence> sequences, Index batch, Index queries, Index keys) {
+  for (std::size_t i = 0; i < sequences.size(); ++i) check_within(who, i, "queries", sequences[i].queries, queries);
+  check_keys_of_sequences(who, sequences, batch, keys);
+}
+
+void check_keys_of_sequences(const char* who, std::span<const Sequence> sequences, Index batch, Index keys) {
   for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const Sequence& s = sequences[i];
-    check(s.batch >= 0 && s.batch < batch, who, ": sequence ", i, " is in batch element ", s.batch, "; there are ",
+    const Index element = sequences[i].batch;
+    check(element >= 0 && element < batch, who, ": sequence ", i, " is in batch element ", element, "; there are ",
           batch);
-    check_within(who, i, "queries", s.queries, queries);
-    check_within(who, i, "keys", s.keys, keys);
+    check_within(who, i, "keys", sequences[i].keys, keys);
   }
 }
 

@@ -40,6 +40,9 @@ std::vector<PlanView> plans_of(std::span<const PlanShape> shapes, const std::int
 /// Throws InvalidArgument unless every sequence lies within `batch` elements of `queries` and `keys` tokens.
 void check_sequences(const char* who, std::span<const Sequence> sequences, Index batch, Index queries, Index keys);
 
+/// The same of their keys alone.
+void check_keys_of_sequences(const char* who, std::span<const Sequence> sequences, Index batch, Index keys);
+
 /// A run of tokens of one batch element.
 struct BatchRange {
   Index batch = 0;

@@ -1,15 +1,16 @@
 // Pooler::kAttention. Besides key and value a row holds the logarithm of its mass, log sum exp(w.key) over its tokens:
 // two nodes merge by their masses into exactly the softmax over all their tokens.
 #include <cmath>
+#include <utility>
 
 #include "hsattn/pooling/part.h"
 
 namespace hsattn::pooling {
 namespace {
 
-class KeyWeights final : public Rule {
+class KeyWeights final : public PairRule {
  public:
-  KeyWeights(const float* parameters, Index dim) : Rule(dim), weights_(parameters, parameters + dim) {}
+  KeyWeights(const float* parameters, Index dim) : PairRule(dim), weights_(parameters, parameters + dim) {}
 
   Index width() const override { return 2 * padded_dim() + 16; }
 
@@ -19,47 +20,6 @@ class KeyWeights final : public Rule {
       float score = 0;
       for (Index c = 0; c < dim(); ++c) score += weights_[static_cast<std::size_t>(c)] * row[c];
       row[mass()] = score;
-    }
-  }
-
-  void pool(const Step& step) const override {
-    for (Index i = 0; i < step.above.count; ++i) {
-      const float* left = step.below.rows + step.first(i) * width();
-      float* out = step.above.rows + i * width();
-      if (step.count(i) == 1) {
-        std::copy_n(left, width(), out);
-        continue;
-      }
-      const float* right = left + width();
-      const Shares share = shares(left[mass()], right[mass()]);
-      for (Index c = 0; c < mass(); ++c) out[c] = share.left * left[c] + share.right * right[c];
-      const float larger = std::max(left[mass()], right[mass()]);
-      out[mass()] = larger - std::log(std::max(share.left, share.right));
-    }
-  }
-
-  void pool_backward(const Step& step, float*) const override {
-    for (Index i = 0; i < step.above.count; ++i) {
-      const float* gradient = step.above.gradients + i * width();
-      if (all_zero(gradient, mass() + 1)) continue;
-      float* to_left = step.below.gradients + step.first(i) * width();
-      if (step.count(i) == 1) {
-        for (Index c = 0; c <= mass(); ++c) to_left[c] += gradient[c];
-        continue;
-      }
-      const float* left = step.below.rows + step.first(i) * width();
-      const float* right = left + width();
-      float* to_right = to_left + width();
-      const Shares share = shares(left[mass()], right[mass()]);
-      float slope = 0;  // of the left share
-      for (Index c = 0; c < mass(); ++c) {
-        to_left[c] += share.left * gradient[c];
-        to_right[c] += share.right * gradient[c];
-        slope += gradient[c] * (left[c] - right[c]);
-      }
-      slope *= share.left * share.right;
-      to_left[mass()] += slope + share.left * gradient[mass()];
-      to_right[mass()] += share.right * gradient[mass()] - slope;
     }
   }
 
@@ -77,6 +37,27 @@ class KeyWeights final : public Rule {
   }
 
  private:
+  void merge(const Children& from, float* to) const override {
+    const auto [left, right] = std::pair{from.left, from.right};
+    const Shares share = shares(left[mass()], right[mass()]);
+    for (Index c = 0; c < mass(); ++c) to[c] = share.left * left[c] + share.right * right[c];
+    to[mass()] = std::max(left[mass()], right[mass()]) - std::log(std::max(share.left, share.right));
+  }
+
+  void merge_backward(const Children& from, const float* gradient, const ChildGradients& to, float*) const override {
+    const auto [left, right] = std::pair{from.left, from.right};
+    const Shares share = shares(left[mass()], right[mass()]);
+    float slope = 0;  // of the left share
+    for (Index c = 0; c < mass(); ++c) {
+      to.left[c] += share.left * gradient[c];
+      to.right[c] += share.right * gradient[c];
+      slope += gradient[c] * (left[c] - right[c]);
+    }
+    slope *= share.left * share.right;
+    to.left[mass()] += slope + share.left * gradient[mass()];
+    to.right[mass()] += share.right * gradient[mass()] - slope;
+  }
+
   struct Shares {
     float left, right;
   };

@@ -12,6 +12,40 @@ std::unique_ptr<Rule> make_rule(Pooler pooler, const float* parameters, Index di
   return key_weights(parameters, dim);
 }
 
+void PairRule::pool(const Step& step) const {
+  for (Index i = 0; i < step.above.count; ++i) {
+    const float* left = step.below.rows + step.first(i) * width();
+    float* out = step.above.rows + i * width();
+    if (step.count(i) == 1) {
+      std::copy_n(left, width(), out);
+    } else {
+      merge(children(step, i), out);
+    }
+  }
+}
+
+void PairRule::pool_backward(const Step& step, float* parameters) const {
+  std::vector<float> sums(static_cast<std::size_t>(2 * padded_dim()), 0.0F);
+  for (Index i = 0; i < step.above.count; ++i) {
+    const float* gradient = step.above.gradients + i * width();
+    if (all_zero(gradient, width())) continue;
+    float* left = step.below.gradients + step.first(i) * width();
+    if (step.count(i) == 1) {
+      for (Index c = 0; c < width(); ++c) left[c] += gradient[c];
+    } else {
+      merge_backward(children(step, i), gradient, {left, left + width()}, sums.data());
+    }
+  }
+  add_sums(sums.data(), parameters);
+}
+
+PairRule::Children PairRule::children(const Step& step, Index i) const {
+  const Index first = step.first(i);
+  const float* left = step.below.rows + first * width();
+  return {left, left + width(), step.below.tokens_behind(first, step.tokens),
+          step.below.tokens_behind(first + 1, step.tokens)};
+}
+
 Part::Part(const std::vector<Index>& sizes, Index tokens, Index width, bool backward) : width_(width) {
   for (const Index size : sizes) levels_.push_back({.size = size});
   rows_ = 0;

@@ -70,6 +70,35 @@ inline bool all_zero(const float* x, Index count) {
   return std::all_of(x, x + count, [](float e) { return e == 0; });
 }
 
+// A rule that makes a node of two children: what both such rules share is how nodes and their children are found. A
+// node with a single child is that child.
+class PairRule : public Rule {
+ public:
+  using Rule::Rule;
+
+  void pool(const Step& step) const final;
+  void pool_backward(const Step& step, float* parameters) const final;
+
+ protected:
+  struct Children {
+    const float *left, *right;
+    Index left_tokens, right_tokens;
+  };
+  struct ChildGradients {
+    float *left, *right;
+  };
+
+  virtual void merge(const Children& from, float* to) const = 0;
+  // Adds what the gradient of merge() gives to the children, and to `sums` [2 padded dim].
+  virtual void merge_backward(const Children& from, const float* gradient, const ChildGradients& to,
+                              float* sums) const = 0;
+  // Adds to `parameters` what `sums` of a level mean.
+  virtual void add_sums(const float* /*sums*/, float* /*parameters*/) const {}
+
+ private:
+  Children children(const Step& step, Index i) const;
+};
+
 // The levels of a part: sizes as given, memory of its own.
 class Part {
  public:

@@ -4,7 +4,8 @@
 #include <array>
 #include <utility>
 
-#include "hsattn/base/error.h"
+#include "hsattn/attention/parts.h"
+#include "hsattn/base/buffer.h"
 #include "hsattn/base/math.h"
 #include "hsattn/base/view_checks.h"
 #include "hsattn/kernels/pool.h"
@@ -14,14 +15,17 @@
 namespace hsattn {
 namespace {
 
+constexpr const char *kForward = "pool_forward", *kBackward = "pool_backward";
+constexpr const char* kWhat = "parts";  // of with_memory_errors()
+
 constexpr std::array<std::pair<Pooler, const char*>, 3> kNames{{{Pooler::kAttention, "attention"},
                                                                 {Pooler::kAttentionPaper, "attention_paper"},
                                                                 {Pooler::kLearnable, "learnable"}}};
 
-// The shape and type of nodes over `tokens`, for messages and checks.
-ConstView nodes_over(const ConstView& tokens, Index block) {
+// The shape and type of so many nodes over `tokens`, for messages and checks.
+ConstView nodes_over(const ConstView& tokens, Index count) {
   ConstView nodes = tokens;
-  nodes.tokens = pooled_nodes(tokens.tokens, block);
+  nodes.tokens = count;
   nodes.dtype = node_type(tokens.dtype);
   return nodes;
 }
@@ -48,6 +52,89 @@ void check_written(const char* who, const char* name, const View& written, const
   check_not_folded(who, name, as_const(written));
   check_apart(who, bytes_of(name, as_const(written)), others);
 }
+
+void check_forward(const PoolerInputs& in, const Nodes& out, Index nodes) {
+  const ConstView right = nodes_over(in.k, nodes);
+  const Bytes k = bytes_of("k", in.k), v = bytes_of("v", in.v);
+  const Bytes parameters = bytes_of_parameters("parameters", in.parameters, in);
+  check_written(kForward, "pooled k", out.k, right, "the pyramid of k", {k, v, parameters});
+  check_written(kForward, "pooled v", out.v, right, "the pyramid of k",
+                {k, v, parameters, bytes_of("pooled k", as_const(out.k))});
+}
+
+void check_backward(const PoolerInputs& in, const ConstNodes& dnodes, const PoolerGradients& grads, Index nodes) {
+  const ConstView right = nodes_over(in.k, nodes);
+  check_same(kBackward, "the gradient of pooled k", dnodes.k, "the pyramid of k", right);
+  check_same(kBackward, "the gradient of pooled v", dnodes.v, "the pyramid of k", right);
+  check(grads.dparameters != nullptr, kBackward, ": dparameters has no memory");
+  const Bytes k = bytes_of("k", in.k), v = bytes_of("v", in.v);
+  const Bytes parameters = bytes_of_parameters("parameters", in.parameters, in);
+  const Bytes pooled_k = bytes_of("the gradient of pooled k", dnodes.k);
+  const Bytes pooled_v = bytes_of("the gradient of pooled v", dnodes.v);
+  const Bytes dk = bytes_of("dk", as_const(grads.dk)), dv = bytes_of("dv", as_const(grads.dv));
+  check_written(kBackward, "dk", grads.dk, in.k, "k", {k, v, parameters, pooled_k, pooled_v});
+  check_written(kBackward, "dv", grads.dv, in.v, "v", {k, v, parameters, pooled_k, pooled_v, dk});
+  check_apart(kBackward, bytes_of_parameters("dparameters", grads.dparameters, in),
+              {k, v, parameters, pooled_k, pooled_v, dk, dv});
+}
+
+void forward(const PoolerInputs& in, const Nodes& out, Executor& executor) {
+  const auto forward = in.k.dtype == DType::kFloat64 ? reference::pool_forward : pooling::forward;
+  forward(in, out, executor);
+}
+
+void backward(const PoolerInputs& in, const ConstNodes& dnodes, const PoolerGradients& grads, Executor& executor) {
+  const auto backward = in.k.dtype == DType::kFloat64 ? reference::pool_backward : pooling::backward;
+  backward(in, dnodes, grads, executor);
+}
+
+// The sequences of a call, which has room for `nodes` nodes in each batch element: each is a call on its own views.
+class Parts {
+ public:
+  Parts(const char* who, const PoolerInputs& in, std::span<const Sequence> sequences, Index nodes)
+      : in_(in), sequences_(sequences.begin(), sequences.end()) {
+    check_keys_of_sequences(who, sequences, in.k.batch, in.k.tokens);
+    unused_keys_ = tokens_of_none(who, "keys", sequences, &Sequence::keys, in.k.batch, in.k.tokens);
+    nodes_ = nodes_of_sequences(who, "pooled k", sequences, in.block, in.k.batch, nodes);
+    for (Sequence& s : sequences_) s.queries = s.keys;  // what the work is
+  }
+
+  template <class Body>
+  void for_each(Executor& executor, const Body& body) const {
+    for_each_sequence(sequences_, in_.k.heads, executor, body);
+  }
+  PoolerInputs inputs(std::size_t i) const {
+    PoolerInputs part = in_;
+    part.k = keys(in_.k, i);
+    part.v = keys(in_.v, i);
+    return part;
+  }
+  PoolerGradients gradients(const PoolerGradients& whole, void* dparameters, std::size_t i) const {
+    return {keys(whole.dk, i), keys(whole.dv, i), dparameters};
+  }
+  template <class AnyView>
+  BasicNodes<AnyView> nodes(const BasicNodes<AnyView>& whole, std::size_t i) const {
+    const Index batch = sequences_[i].batch;
+    return {part_of(whole.k, batch, nodes_.ranges[i]), part_of(whole.v, batch, nodes_.ranges[i])};
+  }
+  void clear_unused(const Nodes& nodes) const {
+    for (const View& view : {nodes.k, nodes.v}) clear_rows(view, nodes_.none);
+  }
+  void clear_unused(const PoolerGradients& grads) const {
+    for (const View& view : {grads.dk, grads.dv}) clear_rows(view, unused_keys_);
+  }
+
+ private:
+  template <class AnyView>
+  AnyView keys(const AnyView& view, std::size_t i) const {
+    return part_of(view, sequences_[i].batch, sequences_[i].keys);
+  }
+
+  const PoolerInputs& in_;
+  std::vector<Sequence> sequences_;
+  std::vector<BatchRange> unused_keys_;
+  SequenceNodes nodes_;
+};
 
 template <class T>
 void write_initial(Pooler pooler, Index dim, T* to) {
@@ -89,37 +176,57 @@ void write_initial_parameters(Pooler pooler, Index dim, DType type, void* parame
 
 Index pooled_nodes(Index keys, Index block) { return pyramid_nodes(ceil_div(keys, block)); }
 
+Index most_pooled_nodes(Index keys, Index block, Index sequences) {
+  // n blocks in L levels have at most 2 n + L - 2 nodes: each level half of the one below, rounded up.
+  const Index blocks = (keys + sequences * (block - 1)) / block;
+  return 2 * blocks + sequences * std::max(0, pyramid_levels(ceil_div(keys, block)) - 2);
+}
+
 void pool_forward(const PoolerInputs& in, const Nodes& out, Executor& executor) {
-  constexpr const char* kWho = "pool_forward";
-  check_inputs(kWho, in);
-  const ConstView right = nodes_over(in.k, in.block);
-  const Bytes k = bytes_of("k", in.k), v = bytes_of("v", in.v);
-  const Bytes parameters = bytes_of_parameters("parameters", in.parameters, in);
-  check_written(kWho, "pooled k", out.k, right, "the pyramid of k", {k, v, parameters});
-  check_written(kWho, "pooled v", out.v, right, "the pyramid of k",
-                {k, v, parameters, bytes_of("pooled k", as_const(out.k))});
-  const auto forward = in.k.dtype == DType::kFloat64 ? reference::pool_forward : pooling::forward;
-  forward(in, out, executor);
+  check_inputs(kForward, in);
+  check_forward(in, out, pooled_nodes(in.k.tokens, in.block));
+  with_memory_errors(kForward, kWhat, [&] { forward(in, out, executor); });
 }
 
 void pool_backward(const PoolerInputs& in, const ConstNodes& dnodes, const PoolerGradients& grads, Executor& executor) {
-  constexpr const char* kWho = "pool_backward";
-  check_inputs(kWho, in);
-  const ConstView right = nodes_over(in.k, in.block);
-  check_same(kWho, "the gradient of pooled k", dnodes.k, "the pyramid of k", right);
-  check_same(kWho, "the gradient of pooled v", dnodes.v, "the pyramid of k", right);
-  check(grads.dparameters != nullptr, kWho, ": dparameters has no memory");
-  const Bytes k = bytes_of("k", in.k), v = bytes_of("v", in.v);
-  const Bytes parameters = bytes_of_parameters("parameters", in.parameters, in);
-  const Bytes pooled_k = bytes_of("the gradient of pooled k", dnodes.k);
-  const Bytes pooled_v = bytes_of("the gradient of pooled v", dnodes.v);
-  const Bytes dk = bytes_of("dk", as_const(grads.dk)), dv = bytes_of("dv", as_const(grads.dv));
-  check_written(kWho, "dk", grads.dk, in.k, "k", {k, v, parameters, pooled_k, pooled_v});
-  check_written(kWho, "dv", grads.dv, in.v, "v", {k, v, parameters, pooled_k, pooled_v, dk});
-  check_apart(kWho, bytes_of_parameters("dparameters", grads.dparameters, in),
-              {k, v, parameters, pooled_k, pooled_v, dk, dv});
-  const auto backward = in.k.dtype == DType::kFloat64 ? reference::pool_backward : pooling::backward;
-  backward(in, dnodes, grads, executor);
+  check_inputs(kBackward, in);
+  check_backward(in, dnodes, grads, pooled_nodes(in.k.tokens, in.block));
+  with_memory_errors(kBackward, kWhat, [&] { backward(in, dnodes, grads, executor); });
+}
+
+void pool_forward(const PoolerInputs& in, std::span<const Sequence> sequences, const Nodes& out, Executor& executor) {
+  check_inputs(kForward, in);
+  check_forward(in, out, out.k.tokens);
+  with_memory_errors(kForward, kWhat, [&] {
+    const Parts parts(kForward, in, sequences, out.k.tokens);
+    parts.clear_unused(out);
+    parts.for_each(executor,
+                   [&](std::size_t i, Executor& inner) { forward(parts.inputs(i), parts.nodes(out, i), inner); });
+  });
+}
+
+void pool_backward(const PoolerInputs& in, std::span<const Sequence> sequences, const ConstNodes& dnodes,
+                   const PoolerGradients& grads, Executor& executor) {
+  check_inputs(kBackward, in);
+  check_backward(in, dnodes, grads, dnodes.k.tokens);
+  const auto run = [&](auto number) {
+    using Number = decltype(number);
+    const Parts parts(kBackward, in, sequences, dnodes.k.tokens);
+    parts.clear_unused(grads);
+    const Index count = pooler_rows(in.pooler, in.k.dim) * in.k.dim;
+    auto sums = allocate_vector<Number>(std::ssize(sequences) * count, "pool_backward: gradients of sequences");
+    const auto sums_of = [&](std::size_t i) { return sums.data() + static_cast<Index>(i) * count; };
+    parts.for_each(executor, [&](std::size_t i, Executor& inner) {
+      backward(parts.inputs(i), parts.nodes(dnodes, i), parts.gradients(grads, sums_of(i), i), inner);
+    });
+    for (Index p = 0; p < count; ++p) {
+      double sum = 0;
+      for (std::size_t i = 0; i < sequences.size(); ++i) sum += static_cast<double>(sums_of(i)[p]);
+      static_cast<Number*>(grads.dparameters)[p] = static_cast<Number>(sum);
+    }
+  };
+  with_memory_errors(kBackward, kWhat,
+                     [&] { node_type(in.k.dtype) == DType::kFloat64 ? run(double{}) : run(float{}); });
 }
 
 }  // namespace hsattn

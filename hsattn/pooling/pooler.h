@@ -1,10 +1,12 @@
 // Poolers with parameters: from the keys and values of tokens to those of the pyramid's nodes, and gradients back.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "hsattn/base/executor.h"
 #include "hsattn/base/view.h"
+#include "hsattn/plan/sequences.h"
 
 namespace hsattn {
 
@@ -37,6 +39,9 @@ void write_initial_parameters(Pooler pooler, Index dim, DType type, void* parame
 /// Nodes of all levels over `keys` tokens in blocks of `block`, as they lie one after another: blocks first.
 Index pooled_nodes(Index keys, Index block);
 
+/// The most nodes that one batch element can have, if its `keys` tokens are cut into `sequences` of any lengths.
+Index most_pooled_nodes(Index keys, Index block, Index sequences);
+
 /// What a pooler reads.
 ///   k, v        [batch, kv_heads, keys, dim]  any type, last stride 1
 ///   parameters  [pooler_rows(), dim]          contiguous, node_type() of k
@@ -62,5 +67,16 @@ void pool_forward(const PoolerInputs& in, const Nodes& out, Executor& executor =
 /// leaves its tokens untouched, whatever they hold.
 void pool_backward(const PoolerInputs& in, const ConstNodes& dnodes, const PoolerGradients& grads,
                    Executor& executor = serial_executor());
+
+/// The same for several sequences that share tensors, of whose keys alone is asked: the nodes of each are those that it
+/// has alone, with the same bits. The nodes of a batch element lie one sequence after another, in their order; `out`
+/// has room for them or more, most_pooled_nodes() for one, and rows behind the last become 0. No key may be in two
+/// sequences; those in none are not read.
+void pool_forward(const PoolerInputs& in, std::span<const Sequence> sequences, const Nodes& out,
+                  Executor& executor = serial_executor());
+
+/// Gradients of tokens in no sequence become 0; what dnodes holds behind the last node is not read.
+void pool_backward(const PoolerInputs& in, std::span<const Sequence> sequences, const ConstNodes& dnodes,
+                   const PoolerGradients& grads, Executor& executor = serial_executor());
 
 }  // namespace hsattn

@@ -162,7 +162,8 @@ void check_bench_options(const BenchOptions& o) {
         " | linear | performer is right");
   check_attention_options(o.attention);
   check(!o.attention.has_pooler(), "pooling is ", o.attention.pooling,
-        ", whose parameters belong to a model; mean or max are right here");
+        ", whose parameters belong to a model and are trained with it; mean or max are right here, and `hsattn "
+        "bench-step` times steps with it");
 }
 
 std::vector<BenchCase> bench_cases(const BenchOptions& options) {

@@ -16,9 +16,16 @@ struct ExactRow {
   std::vector<Index> first;  // [spans]: entry of each span's first token or node
 };
 
-/// q [d], k and v [keys, d], all double; differentiable in all three (maxima where no two elements are equal).
+/// Nodes that a pooler with parameters made, [nodes of all levels, d], double, and the tokens of a block.
+struct ExactNodes {
+  at::Tensor k, v;
+  Index block = 0;
+};
+
+/// q [d], k and v [keys, d], all double; differentiable in all three (maxima where no two elements are equal). `nodes`,
+/// if not null, stand in the place of means or maxima.
 ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Span>& spans,
-                   Pooling pooling = Pooling::kMean);
+                   Pooling pooling = Pooling::kMean, const ExactNodes* nodes = nullptr);
 
 /// The rules of a call of self-attention that made `kept`, as a view of its lists.
 PlanView plan_view(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& kept);

@@ -21,41 +21,25 @@ constexpr long kRounds = 200'000;  // of kSums instructions: about 1 ms
 // Hides the value of a register from the compiler, which would do equal sums once.
 #define HSATTN_KEEP(value) __asm__ volatile("" : "+v"(value))
 
-__attribute__((target("avx2,fma"))) void multiply_avx2() {
-  __m256 sums[kSums] = {};
-  const __m256 half = _mm256_set1_ps(0.5F);
-  for (long i = 0; i < kRounds; ++i) {
-#pragma GCC unroll 12
-    for (__m256& sum : sums) {
-      sum = _mm256_fmadd_ps(sum, half, half);
-      HSATTN_KEEP(sum);
-    }
+// A loop of kRounds times kSums instructions `step`, which adds half * half to a sum; code for `instructions` cannot be
+// a template, which would not be compiled for them.
+#define HSATTN_DEFINE_LOOP(name, instructions, Vector, a_half, step) \
+  __attribute__((target(instructions))) void name() {                \
+    Vector sums[kSums] = {};                                         \
+    const auto half = a_half;                                        \
+    for (long i = 0; i < kRounds; ++i) {                             \
+      _Pragma("GCC unroll 12") for (Vector& sum : sums) {            \
+        sum = step;                                                  \
+        HSATTN_KEEP(sum);                                            \
+      }                                                              \
+    }                                                                \
   }
-}
 
-__attribute__((target("avx512f"))) void multiply_avx512() {
-  __m512 sums[kSums] = {};
-  const __m512 half = _mm512_set1_ps(0.5F);
-  for (long i = 0; i < kRounds; ++i) {
-#pragma GCC unroll 12
-    for (__m512& sum : sums) {
-      sum = _mm512_fmadd_ps(sum, half, half);
-      HSATTN_KEEP(sum);
-    }
-  }
-}
-
-__attribute__((target("avx512f,avx512bf16"))) void multiply_bf16() {
-  __m512 sums[kSums] = {};
-  const auto half = (__m512bh)_mm512_set1_epi32(0x3f003f00);  // 0.5, twice
-  for (long i = 0; i < kRounds; ++i) {
-#pragma GCC unroll 12
-    for (__m512& sum : sums) {
-      sum = _mm512_dpbf16_ps(sum, half, half);
-      HSATTN_KEEP(sum);
-    }
-  }
-}
+HSATTN_DEFINE_LOOP(multiply_avx2, "avx2,fma", __m256, _mm256_set1_ps(0.5F), _mm256_fmadd_ps(sum, half, half))
+HSATTN_DEFINE_LOOP(multiply_avx512, "avx512f", __m512, _mm512_set1_ps(0.5F), _mm512_fmadd_ps(sum, half, half))
+// 0.5, twice.
+HSATTN_DEFINE_LOOP(multiply_bf16, "avx512f,avx512bf16", __m512, (__m512bh)_mm512_set1_epi32(0x3f003f00),
+                   _mm512_dpbf16_ps(sum, half, half))
 
 constexpr int kTileSums = 4;
 constexpr long kTileRounds = 50'000;  // of kTileSums instructions: about 1 ms

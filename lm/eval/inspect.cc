@@ -47,25 +47,31 @@ std::vector<double> span_weights(const ExactRow& row, const std::vector<Span>& s
 
 class Inspector {
  public:
-  Inspector(const InspectOptions& options, InspectReport& report) : options_(options), report_(report) {}
+  Inspector(const InspectOptions& options, const Transformer& model, InspectReport& report)
+      : options_(options), model_(model), report_(report) {}
 
   void measure_layer(Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {
-    const PlanOptions options = report_.attention.of_layer(layer).plan_options();
+    const AttentionOptions attention = report_.attention.of_layer(layer);
+    const PlanOptions options = attention.plan_options();
     const Tensor queries = q.detach().to(at::kFloat), keys = k.detach().to(at::kFloat),
                  values = v.detach().to(at::kFloat);
-    const Tensor kept = plan_of(options, queries, keys);
+    const Pooled pooled = model_.pooled(layer, attention, keys, values);
+    const Tensor kept = plan_of(options, queries, keys, pooled);
     const PlanView plan = plan_view(options, queries, keys, kept);
     report_.block = plan.shape.block;
     const Index group = q.size(1) / k.size(1);
     for (Index head = 0; head < q.size(1); ++head) {
-      const Tensor key = keys[0][head / group].to(at::kDouble), value = values[0][head / group].to(at::kDouble);
-      measure_head(layer, head, queries[0][head].to(at::kDouble), key, value, plan, head / group);
+      const auto of_head = [&](const Tensor& x) { return x[0][head / group].to(at::kDouble); };
+      ExactNodes nodes;
+      if (pooled.k.defined()) nodes = {of_head(pooled.k), of_head(pooled.v), plan.shape.block};
+      measure_head(layer, head, queries[0][head].to(at::kDouble), of_head(keys), of_head(values), plan, head / group,
+                   pooled.k.defined() ? &nodes : nullptr);
     }
   }
 
  private:
   void measure_head(Index layer, Index head, const Tensor& q, const Tensor& k, const Tensor& v, const PlanView& plan,
-                    Index kv_head) {
+                    Index kv_head, const ExactNodes* nodes) {
     HeadReport report;
     report.layer = layer;
     report.head = head;
@@ -73,7 +79,7 @@ class Inspector {
     const bool drawn = layer == report_.drawn_layer && head == report_.drawn_head;
     for (const Index p : positions) {
       const std::vector<Span> spans = spans_of(plan, 0, kv_head, p);
-      const ExactRow row = exact_row(q[p], k, v, spans, plan.shape.pooling);
+      const ExactRow row = exact_row(q[p], k, v, spans, plan.shape.pooling, nodes);
       const std::vector<double> weights = span_weights(row, spans);
       add_levels(spans, weights, report);
       add_full(q[p], k, p, spans, report);
@@ -118,6 +124,7 @@ class Inspector {
   }
 
   const InspectOptions& options_;
+  const Transformer& model_;
   InspectReport& report_;
 };
 
@@ -141,13 +148,11 @@ InspectReport inspect_model(const InspectOptions& options, const std::atomic<boo
   check(options.layer < config.layers && options.head < config.heads, "inspect: layer ", options.layer, ", head ",
         options.head, "; the model has ", config.layers, " layers of ", config.heads, " heads");
   report.attention = attention_to_show(options.attention, config.attention);
-  check(!report.attention.has_pooler(), "inspect: the model pools with ", report.attention.pooling,
-        ", which is not supported here; --attention hsa shows it with means");
   report.drawn_layer = options.layer < 0 ? config.layers - 1 : options.layer;
   report.drawn_head = options.head;
   const Tensor tokens = read_tokens(options, tokenizer_beside(report.model_file, config.tokenizer).get());
   report.tokens = tokens.size(1);
-  Inspector inspector(options, report);
+  Inspector inspector(options, *model, report);
   model->set_probe([&](Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {
     if (!interrupted) inspector.measure_layer(layer, q, k, v);
   });

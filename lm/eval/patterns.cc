@@ -6,6 +6,7 @@
 
 #include "hsattn/base/error.h"
 #include "lm/data/first_tokens.h"
+#include "lm/data/text_encoder.h"
 #include "lm/eval/exact_rows.h"
 #include "lm/model/model_file.h"
 #include "lm/train/environment.h"
@@ -73,15 +74,33 @@ std::size_t distance_bin(Index distance) {
   return static_cast<std::size_t>(std::floor(std::log2(static_cast<double>(distance + 1))));
 }
 
-// First tokens of sentences and paragraphs of a byte text.
+// What each token stands for; a token that ends documents stands for its name.
+std::vector<std::string> texts_of(const std::vector<int64_t>& tokens, const Tokenizer* tokenizer) {
+  std::vector<std::string> texts;
+  for (const int64_t token : tokens) {
+    if (tokenizer == nullptr) {
+      texts.emplace_back(1, static_cast<char>(token));
+    } else {
+      texts.emplace_back(tokenizer->bytes_of(static_cast<Token>(token)));
+    }
+  }
+  return texts;
+}
+
+// Tokens in which a sentence or a paragraph begins.
 struct Boundaries {
   std::vector<bool> sentence, paragraph;
 
-  explicit Boundaries(const std::vector<int64_t>& text) : sentence(text.size(), false), paragraph(text.size(), false) {
-    for (std::size_t i = 2; i < text.size(); ++i) {
-      const auto ends = [&](int64_t c) { return c == '.' || c == '!' || c == '?'; };
-      sentence[i] = (text[i - 1] == ' ' || text[i - 1] == '\n') && ends(text[i - 2]);
-      paragraph[i] = text[i - 1] == '\n' && text[i] != '\n' && text[i - 2] == '\n';
+  explicit Boundaries(const std::vector<std::string>& texts)
+      : sentence(texts.size(), false), paragraph(texts.size(), false) {
+    char before = 0, last = 0;  // the two bytes before
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      for (const char c : texts[i]) {
+        const bool ended = before == '.' || before == '!' || before == '?';
+        if ((last == ' ' || last == '\n') && ended) sentence[i] = true;
+        if (last == '\n' && before == '\n' && c != '\n') paragraph[i] = true;
+        before = last, last = c;
+      }
     }
   }
 };
@@ -97,8 +116,8 @@ double emphasis(const std::vector<double>& weights, const std::vector<bool>& mar
 
 class Measurement {
  public:
-  Measurement(const PatternsOptions& options, const std::vector<int64_t>& text, PatternsReport& report)
-      : options_(options), report_(report), boundaries_(text) {}
+  Measurement(const PatternsOptions& options, PatternsReport& report)
+      : options_(options), report_(report), boundaries_(report.text) {}
 
   void measure_layer(Index layer, const Tensor& q, const Tensor& k, const Tensor& v);
   void finish();
@@ -272,11 +291,13 @@ PatternsReport measure_patterns(const PatternsOptions& o, const std::atomic<bool
   report.model_file = model_file_of(o.model);
   const auto model = load_model(report.model_file);
   report.trained_with = model->config().attention.attention;
-  const std::vector<int64_t> text = first_tokens(o.text, o.context, /*tokenizer=*/nullptr);
+  const auto tokenizer = tokenizer_beside(report.model_file, model->config().tokenizer);
+  const std::vector<int64_t> text = first_tokens(o.text, o.context, tokenizer.get());
   check(!text.empty(), "patterns: ", o.text, " has no tokens");
-  report.text.assign(text.begin(), text.end());
+  report.text = texts_of(text, tokenizer.get());
+  report.bytes = tokenizer == nullptr;
   report.tokens = static_cast<Index>(text.size());
-  Measurement measurement(o, text, report);
+  Measurement measurement(o, report);
   model->set_probe([&](Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {
     if (!interrupted) measurement.measure_layer(layer, q, k, v);
   });

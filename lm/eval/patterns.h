@@ -69,7 +69,8 @@ struct ExploredRow {
 
 struct PatternsReport {
   std::string model_file, trained_with;
-  std::vector<int> text;  ///< [tokens] the bytes that were read
+  std::vector<std::string> text;  ///< [tokens] what each token stands for, which need not be valid UTF-8
+  bool bytes = true;              ///< tokens are bytes
   Index tokens = 0, block = 0;
   std::vector<HeadPatterns> heads;
   std::vector<BudgetPoint> budgets;

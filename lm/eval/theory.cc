@@ -3,6 +3,7 @@
 #include "hsattn/base/error.h"
 #include "lm/data/files.h"
 #include "lm/data/first_tokens.h"
+#include "lm/data/text_encoder.h"
 #include "lm/eval/exact_rows.h"
 #include "lm/model/model_file.h"
 #include "lm/train/environment.h"
@@ -33,13 +34,14 @@ PooledRow row_of(const Tensor& q, const Tensor& k, const Tensor& v, const std::v
 
 std::vector<TheoryCase> trained_cases(const TheoryOptions& o, const std::atomic<bool>& interrupted) {
   check(!o.text.empty(), "no --text; with --model, name a text that it reads");
-  const auto model = load_model(o.model);
+  const std::string file = model_file_of(o.model);
+  const auto model = load_model(file);
   const ModelConfig& config = model->config();
   AttentionOptions attention = config.attention;
   attention.attention = "hsa";
   attention.hsa.far_field = true;
   const PlanOptions options = attention.plan_options();
-  const std::vector<int64_t> tokens = first_tokens(o.text, o.context, /*tokenizer=*/nullptr);
+  const std::vector<int64_t> tokens = first_tokens(o.text, o.context, tokenizer_beside(file, config.tokenizer).get());
   check(!tokens.empty(), "theory: ", o.text, " has no tokens");
   const Index heads = config.layers * config.heads, per_head = (o.cases + heads - 1) / heads;
   std::vector<TheoryCase> cases;

@@ -1,5 +1,6 @@
 // The runs of each experiment.
 #include <algorithm>
+#include <set>
 
 #include "hsattn/base/error.h"
 #include "lm/experiments/cost.h"
@@ -60,16 +61,18 @@ void Lister::scaling() {
 
 void Lister::variants(const char* experiment, const std::vector<Variant>& rows, Index steps) {
   std::string names;
+  std::set<std::string> timed;  // each once: what changes the training alone is timed as it is without
   for (const Variant& variant : rows) {
     if (!known(variant)) continue;
     Training t = text_training("hsa", steps);
     const std::vector<std::string> rates =
         preset_.trains ? grid("table51", text_training("hsa", preset_.steps)) : Words();
     t.changes = variant.changes;
-    names += names.empty() ? "hsa" : ",hsa";
+    std::string name = "hsa";
     for (const std::string& change : variant.changes) {
-      if (!change.starts_with("first_")) names += concat(":", change);  // of training alone
+      if (!change.starts_with("first_")) name += concat(":", change);
     }
+    if (timed.insert(name).second) names += concat(names.empty() ? "" : ",", name);
     if (!preset_.trains) continue;
     for (const Index seed : preset_.variant_seeds) {
       ExperimentRun run = train_run(

@@ -77,18 +77,6 @@ struct Pool : Function<Pool> {
   }
 };
 
-// Nodes of what tokens attend, if the pooling has parameters.
-Pooled pooled_by(const AttentionOptions& options, const Tensor& k, const Tensor& v, const Tensor& pooler) {
-  if (!pooler.defined() || !options.has_pooler()) return {};
-  const bool trained = at::GradMode::is_enabled() && pooler.requires_grad();
-  check(!trained || options.hsa.far_field, "attention: the parameters of pooling ", options.pooling,
-        " require a gradient, which reaches them through the far field alone, and that is off; set far_field");
-  const at::AutoGradMode with_gradient(at::GradMode::is_enabled() && options.hsa.far_field);
-  const Index block = plan_shape(options.plan_options(), k.size(0), k.size(1), k.size(2), k.size(2)).block;
-  const variable_list nodes = Pool::apply(k, v, pooler, options.pooling, block);
-  return {nodes[0], nodes[1]};
-}
-
 // autograd takes no undefined tensor for an argument.
 std::optional<Tensor> if_defined(const Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
 
@@ -146,6 +134,17 @@ double average_near_tokens(const PlanOptions& options, Index tokens) {
   double sum = 0;
   for (Index p = 0; p < tokens; ++p) sum += static_cast<double>(shape.near(p).size());
   return sum / static_cast<double>(std::max<Index>(tokens, 1));
+}
+
+Pooled pooled_by(const AttentionOptions& options, const Tensor& k, const Tensor& v, const Tensor& pooler) {
+  if (!pooler.defined() || !options.has_pooler()) return {};
+  const bool trained = at::GradMode::is_enabled() && pooler.requires_grad();
+  check(!trained || options.hsa.far_field, "attention: the parameters of pooling ", options.pooling,
+        " require a gradient, which reaches them through the far field alone, and that is off; set far_field");
+  const at::AutoGradMode with_gradient(at::GradMode::is_enabled() && options.hsa.far_field);
+  const Index block = plan_shape(options.plan_options(), k.size(0), k.size(1), k.size(2), k.size(2)).block;
+  const variable_list nodes = Pool::apply(k, v, pooler, options.pooling, block);
+  return {nodes[0], nodes[1]};
 }
 
 Tensor initial_pooler(Pooler pooler, Index dim) {

@@ -44,6 +44,9 @@ struct Pooled {
   at::Tensor k, v;
 };
 
+/// The nodes that tokens attend, made by a pooler's parameters; differentiable. Undefined if the pooling has none.
+Pooled pooled_by(const AttentionOptions& options, const at::Tensor& k, const at::Tensor& v, const at::Tensor& pooler);
+
 /// Lists of the pattern: int32 [B, Hkv, n, slots], block ids, -1 at the end.
 at::Tensor plan_of(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k, const Pooled& pooled = {});
 

@@ -47,18 +47,19 @@ Tensor plan_of(const PlanOptions& options, const Tensor& q, const Tensor& k, con
 
 Pooled op_pool_forward(const std::string& pooling, Index block, const Tensor& k, const Tensor& v,
                        const Tensor& parameters) {
-  using Signature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, c10::string_view, int64_t);
+  using Signature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, c10::string_view, int64_t,
+                                               const std::optional<Tensor>&);
   static const auto op = find_op<Signature>("hsattn::pool_forward");
-  const auto [pooled_k, pooled_v] = op.call(k, v, parameters, pooling, block);
+  const auto [pooled_k, pooled_v] = op.call(k, v, parameters, pooling, block, std::nullopt);
   return {pooled_k, pooled_v};
 }
 
 Three op_pool_backward(const std::string& pooling, Index block, const Pooled& dpooled, const Tensor& k, const Tensor& v,
                        const Tensor& parameters) {
-  using Signature =
-      Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::string_view, int64_t);
+  using Signature = Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::string_view,
+                          int64_t, const std::optional<Tensor>&);
   static const auto op = find_op<Signature>("hsattn::pool_backward");
-  return op.call(dpooled.k, dpooled.v, k, v, parameters, pooling, block);
+  return op.call(dpooled.k, dpooled.v, k, v, parameters, pooling, block, std::nullopt);
 }
 
 }  // namespace hsattn::lm

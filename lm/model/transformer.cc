@@ -48,10 +48,20 @@ Transformer::Transformer(const ModelConfig& config, Index seed) : config_(config
   set_attention(o);
 }
 
-void Transformer::set_attention(const AttentionOptions& attention) {
+void Transformer::check_pooling(const AttentionOptions& attention) const {
   check(!attention.has_pooler() || attention.pooling == pooling_, "pooling is ", attention.pooling,
         ", whose parameters this model does not have; it was trained with pooling ",
         poolers_.empty() ? "mean or max" : pooling_);
+}
+
+Pooled Transformer::pooled(Index layer, const AttentionOptions& attention, const Tensor& k, const Tensor& v) const {
+  check_pooling(attention);
+  if (!attention.has_pooler()) return {};
+  return pooled_by(attention, k, v, poolers_[poolers_.size() == 1 ? 0 : static_cast<std::size_t>(layer)]);
+}
+
+void Transformer::set_attention(const AttentionOptions& attention) {
+  check_pooling(attention);
   config_.attention = attention;
   attention_tensors_.assign(blocks_.size(), {});
   if (!projections_.empty()) share_projections();

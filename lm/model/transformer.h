@@ -36,6 +36,9 @@ class Transformer {
   /// The same weights with another attention. Throws InvalidArgument if that pools with parameters that these do not
   /// have.
   void set_attention(const AttentionOptions& attention);
+  /// The nodes that a layer would attend with `attention`: those of its pooler, undefined if the pooling has no
+  /// parameters. Throws InvalidArgument as set_attention() does.
+  Pooled pooled(Index layer, const AttentionOptions& attention, const at::Tensor& k, const at::Tensor& v) const;
   /// Performer's features, unless they are these already.
   void draw_features(Index feature_seed);
   /// Called with each layer's q [B, H, n, d] and k, v [B, Hkv, n, d] (rotated) before they are attended.
@@ -49,6 +52,7 @@ class Transformer {
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, const at::Tensor& rows = {});
 
  private:
+  void check_pooling(const AttentionOptions& attention) const;
   void share_projections();
   at::Tensor run_block(Index layer, const at::Tensor& x);
   at::Tensor attention_part(Index layer, const at::Tensor& x);

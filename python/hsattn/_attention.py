@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hsattn._baselines import BASELINES, baseline_attention
-from hsattn._ops import ops
+from hsattn._ops import computable, ops
 from hsattn._options import Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
-
-_COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def attention(
@@ -43,7 +42,7 @@ def attention(
     seed: int = 0,
     projections: tuple[Tensor, Tensor] | None = None,
     segment: int = 256,
-    plan: Plan | None = None,
+    plan: Plan | list[Plan] | None = None,
     sequences: Tensor | None = None,
     pooled: tuple[Tensor, Tensor] | None = None,
     return_lse: bool = False,
@@ -97,11 +96,13 @@ def attention(
             own segment are attended as they are. The layer Linformer holds them.
         segment: of causal "linformer", in tokens.
         plan: a plan of make_plan() for these sizes, used instead of a search; pattern, causal and budgets are its own.
+            With sequences: its list of plans, one for each.
         sequences: int64 [count, 5] on the CPU, from packed_sequences(), padded_sequences() or restarting_sequences():
             each is attended as if it were alone; o is 0 and gradients are 0 where a token is in none. Rows: batch
             element, first query, end, first key, end.
         pooled: keys and values of nodes, [batch, kv_heads, nodes, dim] each, float32 (float64 if q is), as Pooler makes
-            them: searched and attended in the place of means or maxima. Not with sequences.
+            them: searched and attended in the place of means or maxima. With sequences the pooler must
+            have been given them as well.
         return_lse: also return the log of each softmax denominator.
 
     Returns:
@@ -146,12 +147,11 @@ def attention(
         pattern=pattern,
     )
     lists = None
-    if plan is not None and sequences is not None:
-        raise ValueError("hsattn.attention: plan and sequences were given; a plan is for tensors that are one sequence")
     if plan is not None:
-        pattern, causal, budgets = _options_of(plan, q, k, pattern, causal, budgets)
-        lists = plan.kept
-    pooled_k, pooled_v = _nodes("hsattn.attention", pooled, budgets, sequences)
+        plans = _plans_of(plan, q, k, sequences)
+        pattern, causal, budgets = _options_of(plans, pattern, causal, budgets)
+        lists = plans[0].kept if sequences is None else torch.cat([one.kept.flatten() for one in plans])
+    pooled_k, pooled_v = _nodes("hsattn.attention", pooled, budgets)
     q, k, v = (computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
     rules = (pattern, causal, list(budgets), scale)
     sources = (q, k, v) if pooled is None else (q, k, v, pooled_k, pooled_v)
@@ -185,12 +185,14 @@ def make_plan(
     dilation: int = 1,
     pattern_seed: int = 0,
     scale: float | None = None,
+    sequences: Tensor | None = None,
     pooled: tuple[Tensor, Tensor] | None = None,
-) -> Plan:
+) -> Plan | list[Plan]:
     """Chooses what every position attends: the plan that attention() with the same arguments follows.
 
     A position's list depends on its own queries and the keys before it alone, never on other queries, the thread count
-    or how a sequence is cut into calls. Arguments, shapes and errors are those of attention().
+    or how a sequence is cut into calls. Arguments, shapes and errors are those of attention(). With sequences: a list,
+    the plan of each sequence as if it were alone.
     """
     budgets = budgets_of(
         "hsattn.make_plan",
@@ -214,8 +216,15 @@ def make_plan(
     )
     q, k = (computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
     pooled_k = None if pooled is None else pooled[0].detach()
-    lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale, None, pooled_k)
-    return Plan(lists, pattern=pattern, causal=causal, budgets=budgets, heads=q.shape[1], keys=k.shape[2])
+    lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale, sequences, pooled_k)
+    rules = {"pattern": pattern, "causal": causal, "budgets": budgets, "heads": q.shape[1]}
+    if sequences is None:
+        return Plan(lists, keys=k.shape[2], **rules)
+    shapes = [(1, k.shape[1], end - begin, budgets.slots(pattern)) for _, begin, end, _, _ in sequences.tolist()]
+    counts = [math.prod(shape) for shape in shapes]
+    parts = lists[: sum(counts)].split(counts)
+    keys = (sequences[:, 4] - sequences[:, 3]).tolist()
+    return [Plan(part.view(shape), keys=m, **rules) for part, shape, m in zip(parts, shapes, keys, strict=True)]
 
 
 class Attention(torch.nn.Module):
@@ -226,7 +235,12 @@ class Attention(torch.nn.Module):
         self.options = options
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, plan: Plan | None = None, pooled: tuple[Tensor, Tensor] | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        plan: Plan | list[Plan] | None = None,
+        pooled: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         return attention(q, k, v, plan=plan, pooled=pooled, **self.options)
 
@@ -234,25 +248,10 @@ class Attention(torch.nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
-def computable(who: str, name: str, t: Tensor) -> Tensor:
-    """`t` on a device and in a type that the kernels take; under autocast, in autocast's type, as for torch's SDPA."""
-    if t.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
-    if t.dtype not in _COMPUTED:
-        raise TypeError(f"{who}: {name} has type {t.dtype}; torch.float32, bfloat16, float16 and float64 are supported")
-    if t.dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
-        return t.to(torch.get_autocast_dtype("cpu"))
-    return t
-
-
-def _nodes(
-    who: str, pooled: tuple[Tensor, Tensor] | None, budgets: Budgets, sequences: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
+def _nodes(who: str, pooled: tuple[Tensor, Tensor] | None, budgets: Budgets) -> tuple[Tensor | None, Tensor | None]:
     """The caller's nodes, after a check that nothing contradicts them."""
     if pooled is None:
         return None, None
-    if sequences is not None:
-        raise NotImplementedError(f"{who}: pooled was given with sequences; pool and attend each sequence by itself")
     if budgets.pooling != 0:
         raise ValueError(f"{who}: pooled was given, so nothing is pooled here; leave pooling out")
     k, v = pooled
@@ -264,21 +263,39 @@ def _nodes(
     return k, v
 
 
-def _options_of(
-    plan: Plan, q: Tensor, k: Tensor, pattern: str, causal: bool, budgets: Budgets
-) -> tuple[str, bool, Budgets]:
-    """The plan's options, after a check that the call does not name others."""
+def _plans_of(plan: Plan | list[Plan], q: Tensor, k: Tensor, sequences: Tensor | None) -> list[Plan]:
+    """One plan for the tensors, or one for each sequence, after a check that their sizes are right."""
+    if isinstance(plan, Plan) != (sequences is None):
+        found, right = ("one plan", "one for each") if isinstance(plan, Plan) else ("a list of plans", "one plan")
+        given = "no sequences were" if sequences is None else f"{sequences.shape[0]} sequences were"
+        raise ValueError(f"hsattn.attention: plan is {found} and {given} given; {right} is right, as make_plan() gives")
+    heads = (q.shape[1], k.shape[1])
+    if sequences is None:
+        plans, sizes = [plan], [(q.shape[0], *heads, q.shape[2], k.shape[2])]
+    else:
+        plans = plan
+        sizes = [(1, *heads, end - begin, last - first) for _, begin, end, first, last in sequences.tolist()]
+    if len(plans) != len(sizes) or not plans:
+        raise ValueError(f"hsattn.attention: there are {len(plans)} plans for {len(sizes)} sequences")
+    for one, right in zip(plans, sizes, strict=True):
+        found = (one.batch, one.heads, one.kv_heads, one.queries, one.keys)
+        if found != right:
+            raise ValueError(
+                "hsattn.attention: the plan is for batch, heads, kv_heads, queries, keys "
+                f"{found}; the tensors have {right}"
+            )
+    return plans
+
+
+def _options_of(plans: list[Plan], pattern: str, causal: bool, budgets: Budgets) -> tuple[str, bool, Budgets]:
+    """The plans' options, after a check that the call does not name others."""
     default = ("hsa", True, *Budgets())
     asked = (pattern, causal, *budgets)
-    found = (plan.pattern, plan.causal, *plan.budgets)
-    for name, a, d, f in zip(("pattern", "causal", *Budgets._fields), asked, default, found, strict=True):
-        if a not in (d, f):
-            raise ValueError(f"hsattn.attention: {name} is {a!r}, the plan was made with {f!r}; leave it out")
-    sizes = (q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2])
-    right = (plan.batch, plan.heads, plan.kv_heads, plan.queries, plan.keys)
-    if sizes != right:
-        raise ValueError(
-            "hsattn.attention: the plan is for batch, heads, kv_heads, queries, keys "
-            f"{right}; the tensors have {tuple(sizes)}"
-        )
-    return plan.pattern, plan.causal, plan.budgets
+    for plan in plans:
+        found = (plan.pattern, plan.causal, *plan.budgets)
+        for name, a, d, f in zip(("pattern", "causal", *Budgets._fields), asked, default, found, strict=True):
+            if a not in (d, f):
+                raise ValueError(f"hsattn.attention: {name} is {a!r}, the plan was made with {f!r}; leave it out")
+        if found != (plans[0].pattern, plans[0].causal, *plans[0].budgets):
+            raise ValueError("hsattn.attention: the plans were made with different options; all must be the same")
+    return plans[0].pattern, plans[0].causal, plans[0].budgets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hsattn._ops import new_like, new_lse, no_double_backward, ops
+from hsattn._ops import computable, new_like, new_lse, no_double_backward, ops
 
 _BY_FEATURES = ("linear", "performer")
 BASELINES = (*_BY_FEATURES, "linformer")
@@ -70,14 +70,17 @@ def attention_step(
     features: Tensor | int | None = None,
     seed: int = 0,
     scale: float | None = None,
+    sequences: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Causal attention that goes on from a state of constant size: prefill with None, then step by step.
 
     Args:
-        q, k, v: of the new tokens, as in attention(); at most as many queries as keys.
+        q, k, v: of the new tokens, as in attention(), torch.autocast included; at most as many queries as keys.
         state: what the call before returned; None: no tokens before.
         pattern: "linear" or "performer".
         features, seed, scale: as in attention(), the same in every call.
+        sequences: as in attention(), those of the new tokens. The state then has one entry for each sequence, in their
+            order, in the place of the batch; a sequence without new tokens keeps its own.
 
     Returns:
         o, and the state [batch, kv_heads, features + 1, dim + 1] after these tokens, float32 (float64 if q is). Calls
@@ -87,9 +90,10 @@ def attention_step(
     who = "hsattn.attention_step"
     if pattern not in _BY_FEATURES:
         raise ValueError(f"{who}: pattern is {pattern!r}; it must be one of {', '.join(_BY_FEATURES)}")
+    q, k, v = (computable(who, name, t) for name, t in (("q", q), ("k", k), ("v", v)))
     rows = features_of(who, pattern, features, q.shape[3], seed)
     with torch.no_grad():
-        return ops.linear_attention_step(q, k, v, rows, scale, state)
+        return ops.linear_attention_step(q, k, v, rows, scale, state, sequences)
 
 
 @torch.library.register_fake("hsattn::linear_attention_forward")
@@ -103,10 +107,13 @@ def _(dout, q, k, v, o, features, causal, scale, sequences=None):
 
 
 @torch.library.register_fake("hsattn::linear_attention_step")
-def _(q, k, v, features, scale, state):
+def _(q, k, v, features, scale, state, sequences=None):
     count = q.shape[3] if features is None else features.shape[0]
-    shape = (*k.shape[:2], count + 1, k.shape[3] + 1)
-    return q.new_empty(q.shape), q.new_empty(shape, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+    states = k.shape[0] if sequences is None else sequences.shape[0]
+    shape = (states, k.shape[1], count + 1, k.shape[3] + 1)
+    return new_like(q, sequences), q.new_empty(
+        shape, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32
+    )
 
 
 @torch.library.register_fake("hsattn::linformer_forward")

@@ -26,6 +26,19 @@ def _library() -> Path:
 torch.ops.load_library(str(_library()))
 ops = torch.ops.hsattn
 
+_COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def computable(who: str, name: str, t: torch.Tensor) -> torch.Tensor:
+    """`t` on a device and in a type that the kernels take; under autocast, in autocast's type, as for torch's SDPA."""
+    if t.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
+    if t.dtype not in _COMPUTED:
+        raise TypeError(f"{who}: {name} has type {t.dtype}; torch.float32, bfloat16, float16 and float64 are supported")
+    if t.dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
+        return t.to(torch.get_autocast_dtype("cpu"))
+    return t
+
 
 def _shape_of_lists(q, k, pattern, budgets, sequences):
     shape = (q.shape[0], k.shape[1], q.shape[2], Budgets(*budgets).slots(pattern))
@@ -72,19 +85,28 @@ def _node_type(t):
     return torch.float64 if t.dtype == torch.float64 else torch.float32
 
 
+def _levels(blocks):
+    """Sizes of a pyramid's levels over so many blocks."""
+    yield blocks
+    while blocks > 1:
+        blocks = -(-blocks // 2)
+        yield blocks
+
+
 @torch.library.register_fake("hsattn::pool_forward")
-def _(k, v, parameters, pooling, block):
+def _(k, v, parameters, pooling, block, sequences=None):
     batch, heads, tokens, dim = k.shape
-    nodes = level = -(-tokens // block)
-    while level > 1:
-        level = -(-level // 2)
-        nodes += level
+    levels = list(_levels(-(-tokens // block)))
+    nodes = sum(levels)
+    if sequences is not None:  # most_pooled_nodes() of the library
+        count = sequences.shape[0]
+        nodes = 2 * ((tokens + count * (block - 1)) // block) + count * max(0, len(levels) - 2)
     return tuple(t.new_empty((batch, heads, nodes, dim), dtype=_node_type(k)) for t in (k, v))
 
 
 @torch.library.register_fake("hsattn::pool_backward")
-def _(dpooled_k, dpooled_v, k, v, parameters, pooling, block):
-    return k.new_empty(k.shape), v.new_empty(v.shape), parameters.new_empty(parameters.shape)
+def _(dpooled_k, dpooled_v, k, v, parameters, pooling, block, sequences=None):
+    return new_like(k, sequences), new_like(v, sequences), parameters.new_empty(parameters.shape)
 
 
 @torch.library.register_fake("hsattn::initial_pooler")
@@ -162,13 +184,14 @@ torch.library.register_autograd("hsattn::attention_backward", no_double_backward
 
 
 def _save_pool(ctx, inputs, output):
-    k, v, parameters, ctx.pooling, ctx.block = inputs
-    ctx.save_for_backward(k, v, parameters)
+    k, v, parameters, ctx.pooling, ctx.block, sequences = inputs
+    ctx.save_for_backward(k, v, parameters, sequences)
 
 
 def _backward_pool(ctx, dpooled_k, dpooled_v):
-    found = ops.pool_backward(dpooled_k, dpooled_v, *ctx.saved_tensors, ctx.pooling, ctx.block)
-    return *found, None, None
+    k, v, parameters, sequences = ctx.saved_tensors
+    found = ops.pool_backward(dpooled_k, dpooled_v, k, v, parameters, ctx.pooling, ctx.block, sequences)
+    return *found, None, None, None
 
 
 torch.library.register_autograd("hsattn::pool_forward", _backward_pool, setup_context=_save_pool)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hsattn._attention import computable
-from hsattn._ops import ops
+from hsattn._ops import computable, ops
 from hsattn._options import POOLERS
 
 
@@ -16,14 +15,16 @@ class Pooled(NamedTuple):
     """Keys and values of nodes, for attention(pooled=): each [batch, kv_heads, nodes, dim], float32 (float64 if k is).
 
     Levels lie one after another, blocks first; each level has half as many nodes as the one before, rounded up, down
-    to one.
+    to one. With sequences, one sequence after another.
     """
 
     k: Tensor
     v: Tensor
 
 
-def pool(k: Tensor, v: Tensor, weight: Tensor, *, pooling: str, block: int = 8) -> Pooled:
+def pool(
+    k: Tensor, v: Tensor, weight: Tensor, *, pooling: str, block: int = 8, sequences: Tensor | None = None
+) -> Pooled:
     """What a pooler makes of keys and values [batch, kv_heads, m, dim]; differentiable in all three tensors.
 
     Args:
@@ -35,12 +36,14 @@ def pool(k: Tensor, v: Tensor, weight: Tensor, *, pooling: str, block: int = 8) 
             "attention_paper": the paper's AdaptivePool, multi-head attention among a node's children, mean, LayerNorm;
             rows: W_q, W_k, W_v, W_o as [outputs, inputs], LayerNorm's factor and offset, for k and v alike.
         block: tokens per block, that of the attention that takes the nodes: min(block, 2**levels) if levels are set.
+        sequences: as in attention(): each is pooled as if it were alone, and its nodes follow those of the sequence
+            before it. There is room for as many nodes as sequences of any lengths can have; what is left is 0.
     """
     if pooling not in POOLERS:
         raise ValueError(f"hsattn.pool: pooling is {pooling!r}; it must be one of {', '.join(POOLERS)}")
     k, v = computable("hsattn.pool", "k", k), computable("hsattn.pool", "v", v)
     weight = weight.to(torch.float64 if k.dtype == torch.float64 else torch.float32)
-    return Pooled(*ops.pool_forward(k, v, weight, pooling, block))
+    return Pooled(*ops.pool_forward(k, v, weight, pooling, block, sequences))
 
 
 class Pooler(torch.nn.Module):
@@ -58,8 +61,8 @@ class Pooler(torch.nn.Module):
         self.block = block
         self.weight = torch.nn.Parameter(ops.initial_pooler(torch.empty(0, dim, dtype=dtype), pooling))
 
-    def forward(self, k: Tensor, v: Tensor) -> Pooled:
-        return pool(k, v, self.weight, pooling=self.pooling, block=self.block)
+    def forward(self, k: Tensor, v: Tensor, *, sequences: Tensor | None = None) -> Pooled:
+        return pool(k, v, self.weight, pooling=self.pooling, block=self.block, sequences=sequences)
 
     def extra_repr(self) -> str:
         return f"{self.pooling!r}, {self.weight.shape[1]}, block={self.block}"

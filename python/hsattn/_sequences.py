@@ -55,7 +55,7 @@ def attention_packed(
         q: [total, heads, dim]; views are read in place as in attention().
         k, v: [total keys, kv_heads, dim].
         cu_seqlens_q, cu_seqlens_k: as in packed_sequences().
-        options: those of attention(), without plan and sequences.
+        options: those of attention(), without sequences; plan is a list, as make_plan(sequences=) gives it.
 
     Returns:
         o [total, heads, dim], contiguous; with return_lse also lse [heads, total].

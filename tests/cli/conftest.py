@@ -1,9 +1,10 @@
 """The program under test and a small data folder, shared by all tests."""
 
+import gzip
 import subprocess
 
 import pytest
-from built_program import program
+from built_program import ROOT, program
 
 WORDS = "the quick brown fox jumps over the lazy dog while seven wizards box a jolly old queen"
 
@@ -48,3 +49,11 @@ def small(data):
     model = "--layers 2 --width 32 --heads 2 --context 256 --batch 2 --learning-rate 3e-3 --warmup 5 --threads 1"
     budgets = "--window 16 --top-k 32 --top-nodes 8 --dense-until 0 --eval-windows 4 --log-every 1"
     return ["train", "--data", data, *model.split(), *budgets.split()]
+
+
+@pytest.fixture(scope="session")
+def documents():
+    """Paragraphs of a book, as web pages would come."""
+    book = gzip.decompress(next((ROOT / "data" / "train").glob("*.gz")).read_bytes()).decode()
+    paragraphs = [p for p in book.split("\n\n") if p.strip()]
+    return ["\n\n".join(paragraphs[i : i + 3]) + "\n" for i in range(0, 300, 3)]

@@ -36,21 +36,6 @@ LinearProblem random_problem(Random& random) {
                     testing::one_of<Index>(random, {8, 24, 64}), testing::one_of<Index>(random, {0, 16, 40}));
 }
 
-// Elements of tokens [begin, end) that differ. 0 and -0 are the same zero: a sum may reach either.
-Index moved(const Tensor<float>& a, const Tensor<float>& b, Index begin, Index end) {
-  Index count = 0;
-  a.for_each([&](const float& x, Index i, Index h, Index t, Index c) {
-    if (t >= begin && t < end) count += !(x == b.row(i, h, t)[c]);
-  });
-  return count;
-}
-
-Index not_zero(const Tensor<float>& a, Index from) {
-  Index count = 0;
-  a.for_each([&](const float& x, Index, Index, Index t, Index) { count += t >= from && x != 0; });
-  return count;
-}
-
 struct Leak {
   Index outputs = 0, query_gradients = 0, key_gradients = 0, future_gradients = 0;
 };
@@ -74,9 +59,9 @@ Leak leak_at(const LinearProblem& p, std::uint64_t seed, Index t, float size, fl
   replace(changed.k, other.k, t, later);
   replace(changed.v, other.v, t, 3);
   const Solution<float> a = solve_linear(p, in), b = solve_linear(p, changed);
-  return {moved(a.o, b.o, 0, first_after), moved(a.dq, b.dq, 0, first_after),
-          moved(a.dk, b.dk, 0, t) + moved(a.dv, b.dv, 0, t),
-          not_zero(a.dq, first_after) + not_zero(a.dk, t) + not_zero(a.dv, t)};
+  return {count_of_moved(a.o, b.o, 0, first_after), count_of_moved(a.dq, b.dq, 0, first_after),
+          count_of_moved(a.dk, b.dk, 0, t) + count_of_moved(a.dv, b.dv, 0, t),
+          count_of_not_zero(a.dq, first_after) + count_of_not_zero(a.dk, t) + count_of_not_zero(a.dv, t)};
 }
 
 TEST(LinearPromises, NothingBeforeATokenMovesWithIt) {
@@ -141,16 +126,16 @@ TEST(LinearPromises, WhatARowDoesNotSeeCannotHurtIt) {
       Tensors<float> bad = in;
       (bad.*member).row(0, 0, t)[3] = poison;
       const Solution<float> found = solve_linear(p, bad);
-      EXPECT_EQ(moved(found.o, right.o, 0, t), 0);
-      EXPECT_EQ(moved(found.dq, right.dq, 0, t), 0);
+      EXPECT_EQ(count_of_moved(found.o, right.o, 0, t), 0);
+      EXPECT_EQ(count_of_moved(found.dq, right.dq, 0, t), 0);
     }
     for (const auto member : {&Tensors<float>::q, &Tensors<float>::dout}) {  // sees tokens up to t
       Tensors<float> bad = in;
       (bad.*member).row(0, 0, t)[3] = poison;
       const Solution<float> found = solve_linear(p, bad);
-      EXPECT_EQ(moved(found.o, right.o, 0, t) + moved(found.o, right.o, t + 1, p.shape.keys), 0);
-      EXPECT_EQ(moved(found.dk, right.dk, t + 1, p.shape.keys), 0);
-      EXPECT_EQ(moved(found.dv, right.dv, t + 1, p.shape.keys), 0);
+      EXPECT_EQ(count_of_moved(found.o, right.o, 0, t) + count_of_moved(found.o, right.o, t + 1, p.shape.keys), 0);
+      EXPECT_EQ(count_of_moved(found.dk, right.dk, t + 1, p.shape.keys), 0);
+      EXPECT_EQ(count_of_moved(found.dv, right.dv, t + 1, p.shape.keys), 0);
     }
   }
 }
@@ -199,6 +184,38 @@ TEST(LinearPromises, StepsEqualTheWhole) {
     });
     const Tensors<double> in = in_double(numbers);
     EXPECT_LE(max_error(in_steps(p, in, {1, 100, 29, 100}), solve_linear(p, in).o), 1e-12);
+  }
+}
+
+TEST(LinearPromises, StepsOfSequencesAreAlone) {
+  for (const Index features : {0, 24}) {
+    const LinearProblem p = problem_of("steps of sequences", 4, 2, 150, 150, 24, features);
+    const FeatureMap map = p.options().map;
+    const std::vector<Sequence> sequences = {
+        {0, {0, 70}, {0, 70}}, {0, {75, 90}, {71, 120}}, {0, {100, 100}, {120, 130}}, {0, {100, 100}, {130, 130}}};
+    Tensors<double> in = in_double(random_tensors(p.shape, 1));
+    in.k.row(0, 0, 140)[0] = in.v.row(0, 1, 70)[0] = kNan;  // of no sequence
+    const AttentionInputs inputs = in.inputs(p.shape);
+    const Index size = linear_state_elements(inputs, map, 1);
+    std::vector<double> states(static_cast<std::size_t>(4 * size)), alone(states.size());
+    Tensor<double> o(1, 4, 150, 24);
+    for (int step = 0; step < 2; ++step) {  // the second goes on from the first
+      linear_attention_step(inputs, sequences, map, {step == 0 ? nullptr : states.data(), states.data()}, o.view());
+      for (std::size_t i = 0; i < sequences.size(); ++i) {
+        const auto [queries, keys] = std::pair{sequences[i].queries, sequences[i].keys};
+        const auto q = tokens_of(in.q, queries.begin, queries.end), k = tokens_of(in.k, keys.begin, keys.end);
+        const auto v = tokens_of(in.v, keys.begin, keys.end);
+        double* state = alone.data() + static_cast<Index>(i) * size;
+        Tensor<double> right(1, 4, queries.size(), 24);
+        linear_attention_step({q.view(), k.view(), v.view(), {}}, map, {step == 0 ? nullptr : state, state},
+                              right.view());
+        EXPECT_TRUE(same_bits(tokens_of(o, queries.begin, queries.end), right));
+      }
+      EXPECT_EQ(states, alone);
+    }
+    EXPECT_EQ(largest_of(tokens_of(o, 70, 75)) + largest_of(tokens_of(o, 90, 150)), 0);
+    EXPECT_NE(states[static_cast<std::size_t>(2 * size)], 0);  // keys without queries are added
+    EXPECT_EQ(states[static_cast<std::size_t>(3 * size)], 0);
   }
 }
 

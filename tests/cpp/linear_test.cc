@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "support/plain.h"
+
 namespace hsattn {
 namespace {
 
@@ -123,11 +125,10 @@ TEST(Linear, GradientsAreFiniteDifferences) {
   }
 }
 
+// performer's gradients are large where its weights are uneven.
 void expect_within_bound(const char* what, const Tensor<float>& found, const Tensor<float>& plain,
                          const Tensor<double>& exact) {
-  const double largest = largest_of(exact);  // performer's gradients are large where its weights are uneven
-  const double allowed = 2 * max_error(plain, exact) + std::max(testing::rounding_floor(largest), 1e-5 * largest);
-  EXPECT_LE(max_error(found, exact), allowed) << what;
+  EXPECT_LE(max_error(found, exact), testing::error_allowed(plain, exact)) << what;
 }
 
 void expect_as_exact_as_plain(const LinearProblem& p, std::uint64_t seed) {

@@ -1,45 +1,19 @@
 // Memory that cannot be had is an error that says how much, in whatever place; the next call is right.
+#include "support/memory.h"
+
 #include <gtest/gtest.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <fstream>
-#include <functional>
-#include <iostream>
-#include <new>
 
 #include "support/problem.h"
-
-#if !defined(__SANITIZE_ADDRESS__)  // whose own operators these would mix with
-namespace {
-
-// Allocations by operator new until one fails, once; below 0: none does.
-std::atomic<long> allocations_left{-1};
-
-void* allocate(std::size_t bytes) {
-  if (allocations_left >= 0 && allocations_left-- == 0) throw std::bad_alloc();
-  void* memory = std::malloc(bytes > 0 ? bytes : 1);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return allocate(bytes); }
-void* operator new[](std::size_t bytes) { return allocate(bytes); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-#endif
 
 namespace hsattn {
 namespace {
 
+using testing::in_a_child;
+using testing::limit_memory;
+using testing::out_of_memory_message;
 using testing::Problem;
 using testing::smallest_budgets;
 using testing::Solution;
@@ -52,7 +26,7 @@ using testing::Tensors;
   return p;
 }
 
-#if !defined(__SANITIZE_ADDRESS__)
+#if HSATTN_CAN_FAIL_ALLOCATIONS
 template <class T>
 void expect_every_failure_is_named(const Problem& p, const Tensors<T>& in, Executor& executor) {
   const Plan plan = plan_of(p, in, executor);
@@ -65,19 +39,7 @@ void expect_every_failure_is_named(const Problem& p, const Tensors<T>& in, Execu
     attention_backward(in.inputs(p), found, {in.dout.view(), as_const(out.o.view()), out.lse.data()},
                        {out.dq.view(), out.dk.view(), out.dv.view()}, executor);
   };
-  long failures = 0;
-  for (bool failed = true; failed; ++failures) {
-    failed = false;
-    allocations_left = failures;
-    try {
-      call();
-    } catch (const OutOfMemory& error) {
-      failed = true;
-      EXPECT_NE(std::string(error.what()).find("no memory"), std::string::npos) << error.what();
-    }
-    allocations_left = -1;
-    ASSERT_LT(failures, 100000);
-  }
+  const long failures = testing::failures_until_success(call);
   EXPECT_GT(failures, 10);
   EXPECT_TRUE(same_bits(out, right));
 }
@@ -94,46 +56,7 @@ TEST(Memory, EveryAllocationThatFailsIsAnOutOfMemory) {
 
 #endif
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which need terabytes of addresses
-
-// No more than 2 GiB of addresses besides those in use.
-void limit_memory() {
-  Index pages = 0;
-  std::ifstream("/proc/self/statm") >> pages;
-  const auto bytes = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (rlim_t{2} << 30);
-  const rlimit limit{bytes, bytes};
-  if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(3);
-}
-
-// Runs `body` in a child with little memory, and says what went wrong there: "" if it returned "".
-std::string in_a_small_child(const std::function<std::string()>& body) {
-  int ends[2];
-  if (pipe(ends) != 0) return "no pipe";
-  const pid_t child = fork();
-  if (child < 0) return "no fork";
-  if (child == 0) {
-    alarm(60);
-    std::string found = "ended by an unknown exception";
-    try {
-      found = body();
-    } catch (const std::exception& error) {
-      found = error.what();
-    } catch (...) {
-    }
-    const auto written = write(ends[1], found.data(), found.size());
-    _exit(written == std::ssize(found) ? 0 : 2);
-  }
-  close(ends[1]);
-  std::string found;
-  char buffer[256];
-  for (auto count = read(ends[0], buffer, sizeof buffer); count > 0; count = read(ends[0], buffer, sizeof buffer)) {
-    found.append(buffer, static_cast<std::size_t>(count));
-  }
-  close(ends[0]);
-  int status = -1;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? found : concat("child ended with status ", status);
-}
+#if HSATTN_CAN_LIMIT_MEMORY
 
 // 2^24 keys that all lie in one row of memory, by a stride of 0: tensors of kilobytes, copies of 16 GiB each.
 struct HugeCall {
@@ -167,15 +90,6 @@ struct HugeCall {
   }
 };
 
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const OutOfMemory& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 // What is wrong with the messages of three calls that need 16 to 64 GiB, and with a small call after them.
 std::string huge_then_small(DType type, const std::string& size, Executor& executor) {
   const Problem p = small_problem(70);
@@ -185,15 +99,16 @@ std::string huge_then_small(DType type, const std::string& size, Executor& execu
   HugeCall huge(type);
   huge.reserve_gradients();
   if (huge.gradients == MAP_FAILED) return "no addresses";
-  limit_memory();
+  limit_memory(Index{2} << 30);
 
   PlanOptions full;
   full.pattern = Pattern::kFull;
   const PlanShape shape = plan_shape(full, 1, 1, 1, HugeCall::kKeys);
   const std::string messages[] = {
-      message_of([&] { make_plan(huge.in.q, huge.in.k, {}, {}, executor); }),
-      message_of([&] { attention_forward(huge.in, full, {huge.query(huge.o), &huge.lse}, nullptr, executor); }),
-      message_of([&] {
+      out_of_memory_message([&] { make_plan(huge.in.q, huge.in.k, {}, {}, executor); }), out_of_memory_message([&] {
+        attention_forward(huge.in, full, {huge.query(huge.o), &huge.lse}, nullptr, executor);
+      }),
+      out_of_memory_message([&] {
         attention_backward(huge.in, {shape, nullptr}, {huge.in.q, as_const(huge.query(huge.o)), &huge.lse},
                            {huge.query(huge.dq), huge.gradient(0), huge.gradient(1)}, executor);
       })};
@@ -208,12 +123,12 @@ std::string huge_then_small(DType type, const std::string& size, Executor& execu
 
 TEST(Memory, AHugeRequestNamesItsSizeAndTheProcessGoesOn) {
   for (const int threads : {1, 2}) {
-    EXPECT_EQ(in_a_small_child([&] {
+    EXPECT_EQ(in_a_child([&] {
                 const auto pool = make_thread_pool(threads);
                 return huge_then_small(DType::kFloat32, "17179869184 bytes", *pool);
               }),
               "");
-    EXPECT_EQ(in_a_small_child([&] {
+    EXPECT_EQ(in_a_child([&] {
                 const auto pool = make_thread_pool(threads);
                 return huge_then_small(DType::kFloat64, "34359738368 bytes", *pool);
               }),
@@ -222,8 +137,8 @@ TEST(Memory, AHugeRequestNamesItsSizeAndTheProcessGoesOn) {
 }
 
 TEST(Memory, APoolWorksWithTheThreadsThatItGets) {
-  EXPECT_EQ(in_a_small_child([]() -> std::string {
-              limit_memory();
+  EXPECT_EQ(in_a_child([]() -> std::string {
+              limit_memory(Index{2} << 30);
               const auto pool = make_thread_pool(5000);  // their stacks would take 40 GiB of addresses
               std::atomic<int> runs{0};
               pool->run(10000, [&](Index) { ++runs; });

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "lm/data/files.h"
 #include "lm/data/tasks.h"
@@ -65,6 +66,20 @@ TEST(RunList, TakesNoLongerThanPromised) {
       if (hsa) minutes += static_cast<double>(missing) * run.minutes;
     }
     EXPECT_LE(minutes, promise.all) << promise.preset;
+  }
+}
+
+// bench-step refuses a name that stands twice.
+TEST(RunList, TimesEachVariantOnce) {
+  for (const char* preset : {"quick", "small", "paper"}) {
+    for (const ExperimentRun& run : all_runs(preset).runs) {
+      if (run.words.front() != "bench-step") continue;
+      std::istringstream names(value_of(run, "--attention"));
+      std::set<std::string> before;
+      for (std::string name; std::getline(names, name, ',');)
+        EXPECT_TRUE(before.insert(name).second) << run.name << " times " << name << " twice";
+      EXPECT_FALSE(before.empty());
+    }
   }
 }
 

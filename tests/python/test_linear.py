@@ -67,6 +67,9 @@ def test_opcheck(pattern):
     o, state = ops.linear_attention_step(q, k, v, w, None, None)
     torch.library.opcheck(ops.linear_attention_backward, (torch.ones_like(o), q, k, v, o, w, True, None))
     torch.library.opcheck(ops.linear_attention_step, (q, k, v, w, None, state))
+    sequences = hsattn.packed_sequences(torch.tensor([0, 30, 70]))
+    _, states = ops.linear_attention_step(q, k, v, w, None, None, sequences)
+    torch.library.opcheck(ops.linear_attention_step, (q, k, v, w, None, states, sequences))
     torch.library.opcheck(ops.draw_features, (torch.empty(5, 8), 3))
 
 
@@ -96,6 +99,39 @@ def test_steps_equal_the_whole(pattern):
             parts.append(o)
         assert equal(torch.cat(parts, 2), whole)
         assert state.shape == (1, 2, (16 if pattern == "linear" else 32) + 1, 17)
+
+
+@pytest.mark.parametrize("pattern", ["linear", "performer"])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_steps_under_autocast_compute_in_its_type(pattern, half):
+    q, k, v = problem(80, heads=4, kv_heads=2)
+    with torch.autocast("cpu", dtype=half):
+        o, state = hsattn.attention_step(q, k.to(half), v, pattern=pattern)  # layers may leave types mixed
+        assert o.dtype == hsattn.attention(q, k, v, pattern=pattern).dtype == half
+    right, right_state = hsattn.attention_step(*(x.to(half) for x in (q, k, v)), pattern=pattern)
+    assert torch.equal(o, right)
+    assert state.dtype == torch.float32
+    assert torch.equal(state, right_state)
+    with torch.autocast("cpu", dtype=half):
+        assert hsattn.attention_step(q.double(), k.double(), v.double(), pattern=pattern)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("pattern", ["linear", "performer"])
+def test_steps_of_packed_sequences_have_states_of_their_own(pattern):
+    q, k, v = problem(150, heads=4, kv_heads=2)
+    offsets = (torch.tensor([0, 64, 64, 140]), torch.tensor([0, 10, 11, 11]))  # of two steps
+    states, alone = None, [None] * 3
+    for step in offsets:
+        o, states = hsattn.attention_step(q, k, v, states, pattern=pattern, sequences=hsattn.packed_sequences(step))
+        assert not o[:, :, step[-1] :].any()
+        for i, (begin, end) in enumerate(zip(step[:-1].tolist(), step[1:].tolist(), strict=True)):
+            if begin == end:
+                continue
+            part = (x[:, :, begin:end] for x in (q, k, v))
+            right, alone[i] = hsattn.attention_step(*part, alone[i], pattern=pattern)
+            assert torch.equal(o[:, :, begin:end], right)
+        for i, state in enumerate(alone):
+            assert torch.equal(states[i : i + 1], torch.zeros_like(states[:1]) if state is None else state)
 
 
 @pytest.mark.parametrize("pattern", ["linear", "performer"])

@@ -171,6 +171,11 @@ def test_opcheck(pooling):
     arguments = (*pooled, k, v, pooler.weight, pooling, 8)
     torch.library.opcheck(ops.pool_backward, [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments])
     torch.library.opcheck(ops.initial_pooler, (torch.empty(0, 16), pooling))
+    sequences = hsattn.packed_sequences(torch.tensor([0, 9, 9, 60]))
+    torch.library.opcheck(ops.pool_forward, (k, v, pooler.weight, pooling, 8, sequences))
+    nodes = [t.detach() for t in pooler(k, v, sequences=sequences)]
+    given = [t.detach() for t in (k, v, pooler.weight)]
+    torch.library.opcheck(ops.pool_backward, (*nodes, *given, pooling, 8, sequences))
     options = ("hsa", True, list(hsattn.Budgets(**{**SMALL, "far_field": 1})))
     torch.library.opcheck(ops.attention_forward, (q, k, v, None, *options, None, True, None, *pooled))
     o, lse, kept = ops.attention_forward(q.detach(), k.detach(), v.detach(), None, *options, None, True, None, *pooled)
@@ -203,6 +208,41 @@ def test_meta_tensors_give_shapes():
     assert hsattn.pool(k, k, weight, pooling="learnable").v.shape == (1, 2, 13 + 7 + 4 + 2 + 1, 16)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_packed_sequences_are_pooled_and_attended_alone(pooling):
+    q, k, v = problem(300, heads=4, kv_heads=2, grad=True)
+    pooler = noisy_pooler(pooling, 16)
+    sequences = hsattn.packed_sequences(torch.tensor([0, 180, 180, 181, 290]))
+    o = hsattn.attention(q, k, v, sequences=sequences, pooled=pooler(k, v, sequences=sequences), **FAR)
+    assert not o[:, :, 290:].any()
+    dout = torch.randn(o.shape, generator=torch.Generator().manual_seed(2))
+    found = torch.autograd.grad(o, (q, k, v, pooler.weight), dout)
+    right = [torch.zeros_like(t) for t in found]
+    for begin, end in ((0, 180), (180, 181), (181, 290)):
+        part = [t[:, :, begin:end].detach().requires_grad_() for t in (q, k, v)]
+        alone = hsattn.attention(*part, pooled=pooler(*part[1:]), **FAR)
+        assert torch.equal(o[:, :, begin:end], alone)
+        *grads, dweight = torch.autograd.grad(alone, (*part, pooler.weight), dout[:, :, begin:end])
+        right[3] += dweight
+        for whole, grad in zip(right, grads, strict=False):
+            whole[:, :, begin:end] += grad
+    for f, r in zip(found[:3], right, strict=False):
+        torch.testing.assert_close(f, r, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found[3], right[3], atol=1e-5, rtol=1e-5)
+
+
+def test_padded_rows_are_pooled_alone_and_get_gradients():
+    q, k, v = problem(24, batch=2, heads=2, kv_heads=1, dim=8, dtype=torch.float64, grad=True)
+    pooler = noisy_pooler("attention", 8, block=2, dtype=torch.float64)
+    sequences = hsattn.padded_sequences(torch.arange(24) >= torch.tensor([[0], [9]]))
+
+    def call(q, k, v, weight):
+        pooled = hsattn.pool(k, v, weight, pooling="attention", block=2, sequences=sequences)
+        return hsattn.attention(q, k, v, pooled=pooled, sequences=sequences, **TINY)
+
+    assert gradcheck(call, (q, k, v, pooler.weight), fast_mode=True)
+
+
 def test_training_without_the_far_field_is_refused():
     q, k, v = problem(60)
     pooler = hsattn.Pooler("attention", 16)
@@ -224,8 +264,11 @@ def test_refusals():
         hsattn.attention(q, k, v, pooling="learnable")
     with pytest.raises(ValueError, match="leave pooling out"):
         hsattn.attention(q, k, v, pooled=pooled, pooling="max")
-    with pytest.raises(NotImplementedError, match="pool and attend each sequence by itself"):
-        hsattn.attention(q, k, v, pooled=pooled, sequences=hsattn.packed_sequences(torch.tensor([0, 60])))
+    two = hsattn.packed_sequences(torch.tensor([0, 1, 60]))
+    with pytest.raises(RuntimeError, match="pooled k has 15 nodes; the sequences of batch element 0 have 16"):
+        hsattn.attention(q, k, v, pooled=pooled, sequences=two)
+    with pytest.raises(RuntimeError, match=r"sequences 1 and 0 share keys of batch element 0"):
+        hsattn.pool(k, v, torch.zeros(1, 16), pooling="attention", sequences=torch.tensor([[0, 0, 9, 0, 9]] * 2))
     with pytest.raises(RuntimeError, match=r"pooled k has shape \[1, 2, 15, 16\], the pyramid of k has"):
         hsattn.attention(q, k, v, pooled=pooled, block=4)
     with pytest.raises(RuntimeError, match="pooled k is float64, the pyramid of k is float32"):

@@ -145,7 +145,47 @@ def test_other_refusals():
         hsattn.padded_sequences(torch.zeros(1, 3))
     with pytest.raises(RuntimeError, match=r"sequences has shape \[1, 4\]"):
         hsattn.attention(q, k, v, sequences=torch.zeros(1, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="plan and sequences were given"):
-        hsattn.attention(q, k, v, plan=hsattn.make_plan(q, k), sequences=torch.zeros(0, 5, dtype=torch.int64))
+    plan = hsattn.make_plan(q, k)
+    with pytest.raises(ValueError, match="plan is one plan and 1 sequences were given; one for each is right"):
+        hsattn.attention(q, k, v, plan=plan, sequences=torch.tensor([[0, 0, q.shape[2], 0, k.shape[2]]]))
+    with pytest.raises(ValueError, match="plan is a list of plans and no sequences were given; one plan is right"):
+        hsattn.attention(q, k, v, plan=[plan])
     with pytest.raises(ValueError, match="q has shape"):
         hsattn.attention_packed(q, k, v, torch.tensor([0, 40]))
+
+
+@pytest.mark.parametrize("pattern", ["hsa", "full", *LISTING])
+def test_each_sequence_has_its_plan(pattern):
+    q, k, v = problem(330, heads=4, kv_heads=2, grad=True)
+    options = {**SMALL, "pattern": pattern}
+    sequences = hsattn.packed_sequences(torch.tensor(OFFSETS))
+    plans = hsattn.make_plan(q, k, sequences=sequences, **options)
+    assert len(plans) == len(OFFSETS) - 1
+    for plan, (begin, end) in zip(plans, itertools.pairwise(OFFSETS), strict=True):
+        assert plan == hsattn.make_plan(q[:, :, begin:end], k[:, :, begin:end], **options)
+        plan.check()
+    assert plans[0].draw(head=1).startswith("<svg")
+    found = hsattn.attention(q, k, v, plan=plans, sequences=sequences)
+    right = hsattn.attention(q, k, v, sequences=sequences, **options)
+    assert torch.equal(found, right)
+    with torch.no_grad():
+        assert torch.equal(hsattn.attention(q, k, v, plan=plans, sequences=sequences), right)
+    for ours, theirs in zip(*(torch.autograd.grad(o.square().sum(), (q, k, v)) for o in (found, right)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_plans_that_do_not_fit_the_sequences_are_refused():
+    q, k, v = problem(100)
+    sequences = hsattn.packed_sequences(torch.tensor([0, 40, 100]))
+    plans = hsattn.make_plan(q, k, sequences=sequences, **SMALL)
+    with pytest.raises(ValueError, match="there are 1 plans for 2 sequences"):
+        hsattn.attention(q, k, v, plan=plans[:1], sequences=sequences)
+    with pytest.raises(
+        ValueError, match=r"the plan is for batch, heads, .* \(1, 2, 2, 60, 60\); the tensors have \(1, 2"
+    ):
+        hsattn.attention(q, k, v, plan=plans[::-1], sequences=sequences)
+    other = hsattn.make_plan(q, k, sequences=sequences, **{**SMALL, "top_k": 64})
+    with pytest.raises(ValueError, match="different options; all must be the same"):
+        hsattn.attention(q, k, v, plan=[plans[0], other[1]], sequences=sequences)
+    with pytest.raises(ValueError, match="top_k is 128, the plan was made with"):
+        hsattn.attention(q, k, v, plan=plans, sequences=sequences, top_k=128)

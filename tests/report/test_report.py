@@ -1,5 +1,6 @@
 """The report reads result files, complete or cut short, and writes a page that stands alone."""
 
+import itertools
 import json
 import math
 import re
@@ -64,6 +65,29 @@ def test_prints_the_tables_and_writes_a_page_that_needs_nothing_else(tmp_path):
     assert len(pictures) == 6
     for drawing in pictures:
         ElementTree.fromstring(drawing)
+
+
+@pytest.mark.parametrize(
+    ("tokenizers", "unit"),
+    [(("", ""), "byte"), (("12ab", "12ab"), "token"), (("12ab", ""), "token of its own tokenizer")],
+)
+def test_perplexity_is_labelled_by_what_a_token_is(tmp_path, tokenizers, unit):
+    words = []
+    for name, tokenizer in zip(("ours", "theirs"), tokenizers, strict=True):
+        run = write_run(tmp_path / name, 1.0)
+        (run / "config.json").write_text(json.dumps({"tokenizer": tokenizer}))
+        (run / "eval.json").write_text(json.dumps({"eval_perplexity": 9.0, "eval_perplexity_per_byte": 2.5}))
+        words += ["--run", f"{name}={run}"]
+    done = report(*words, "--out", str(tmp_path / "page.html"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"held-out perplexity per {unit} ↓ +9.000", done.stdout)
+    assert ("  per byte ↓" in done.stdout) == (unit != "byte")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"loss, nats per {unit}<" in page
+    assert f"Perplexity per {unit} on the author" in page
+    assert f"perplexity per {unit} of 9.000" in page
+    assert "{unit}" not in page
+    assert unit == "byte" or "nats per byte" not in page
 
 
 def test_a_run_that_was_cut_short_is_read_as_far_as_it_goes(tmp_path):
@@ -149,3 +173,24 @@ def test_a_drawing_is_taken_from_svg_or_from_a_page(tmp_path):
 def test_a_chart_without_points_says_so_and_one_point_is_drawn():
     assert "No points" in line_chart([Series("x", "a", [])], "x", "y")
     assert "<circle" in line_chart([Series("x", "a", [(1.0, 2.0)], markers=True)], "x", "y")
+
+
+@pytest.mark.parametrize("ends", [[1.0] * 11, [1.0 + i / 100 for i in range(11)], [float(i) for i in range(1, 12)]])
+def test_names_of_curves_stay_in_the_picture_and_apart(ends):
+    curves = [Series(f"a_long_name_of_{i}", "a", [(1.0, 2.0), (9.0, end)]) for i, end in enumerate(ends)]
+    picture = ElementTree.fromstring(line_chart(curves, "x", "y"))
+    width, height = map(float, picture.attrib["viewBox"].split()[2:])
+    names = [t for t in picture.iter("text") if t.attrib["class"].startswith("name")]
+    assert len(names) == 11
+    assert all(float(t.attrib["x"]) + 7 * len(t.text) <= width for t in names)
+    places = sorted(float(t.attrib["y"]) for t in names)
+    assert places[0] > 8
+    assert places[-1] < height
+    assert all(b - a > 12 for a, b in itertools.pairwise(places))
+
+
+def test_a_curve_that_ends_early_is_named_above_its_end():
+    early = Series("early", "a", [(1.0, 1.0), (5.0, 1.0)])
+    picture = line_chart([early, Series("late", "b", [(1.0, 2.0), (9.0, 2.0)])], "x", "y")
+    anchors = dict(re.findall(r'text-anchor="(\w+)">(early|late)<', picture))
+    assert {name: anchor for anchor, name in anchors.items()} == {"early": "middle", "late": "start"}

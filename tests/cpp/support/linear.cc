@@ -4,6 +4,8 @@
 #include <cmath>
 #include <map>
 
+#include "support/plain.h"
+
 namespace hsattn::testing {
 namespace {
 
@@ -14,12 +16,6 @@ const std::vector<float>& features_of(Index count, Index dim) {
   auto& features = drawn[{count, dim}];
   if (features.empty()) features = draw_features(count, dim, 5);
   return features;
-}
-
-float dot(const float* a, const float* b, Index count) {
-  float sum = 0;
-  for (Index i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
 }
 
 // One row's features, exp(log_scale) times `phi`.
@@ -34,10 +30,11 @@ FeatureRow feature_row(const FeatureMap& map, const float* x, Index dim, float s
     for (Index d = 0; d < dim; ++d) row.phi.push_back(as_stored(x[d] > 0 ? x[d] + 1 : std::exp(x[d])));
     return row;
   }
-  for (Index f = 0; f < map.features; ++f) row.phi.push_back(std::sqrt(scale) * dot(map.projection + f * dim, x, dim));
+  for (Index f = 0; f < map.features; ++f)
+    row.phi.push_back(std::sqrt(scale) * plain_dot(map.projection + f * dim, x, dim));
   const float largest = *std::max_element(row.phi.begin(), row.phi.end());
   for (float& phi : row.phi) phi = as_stored(std::exp(phi - largest));
-  row.log_scale = largest - scale * dot(x, x, dim) / 2;
+  row.log_scale = largest - scale * plain_dot(x, x, dim) / 2;
   return row;
 }
 
@@ -74,7 +71,8 @@ void plain_head(const LinearProblem& problem, const Tensors<float>& in, Index b,
     for (Index j = 0; j < seen; ++j) top = std::max(top, keys[j].log_scale);
     Vector weight, o(static_cast<std::size_t>(p.dim)), dquery(static_cast<std::size_t>(count));
     for (Index j = 0; j < seen; ++j) {
-      weight.push_back(as_stored(dot(query.phi.data(), keys[j].phi.data(), count) * std::exp(keys[j].log_scale - top)));
+      weight.push_back(
+          as_stored(plain_dot(query.phi.data(), keys[j].phi.data(), count) * std::exp(keys[j].log_scale - top)));
       sum += weight.back();
     }
     for (Index j = 0; j < seen; ++j) {
@@ -83,10 +81,10 @@ void plain_head(const LinearProblem& problem, const Tensors<float>& in, Index b,
     }
     const float* dout = in.dout.row(b, h, i);
     for (Index d = 0; d < p.dim; ++d) out.o.row(b, h, i)[d] = as_stored(o[d]);
-    mean = dot(dout, out.o.row(b, h, i), p.dim);
+    mean = plain_dot(dout, out.o.row(b, h, i), p.dim);
     for (Index j = 0; j < seen; ++j) {
       const float dweight =
-          as_stored((dot(dout, in.v.row(b, kv, j), p.dim) - mean) / sum) * std::exp(keys[j].log_scale - top);
+          as_stored((plain_dot(dout, in.v.row(b, kv, j), p.dim) - mean) / sum) * std::exp(keys[j].log_scale - top);
       for (Index f = 0; f < count; ++f) {
         dquery[f] += dweight * keys[j].phi[f];
         dkeys[j][f] += dweight * query.phi[f];

@@ -49,16 +49,6 @@ Vector pooled(const Tensor<float>& x, Index batch, Index head, Range tokens, Poo
   return mean;
 }
 
-float dot(const float* a, const float* b, Index dim) {
-  float sum = 0;
-  for (Index c = 0; c < dim; ++c) sum += a[c] * b[c];
-  return sum;
-}
-
-void add(float* to, float factor, const float* from, Index dim) {
-  for (Index c = 0; c < dim; ++c) to[c] += factor * from[c];
-}
-
 // The gradient of pooled(): every token's share of the mean, or all of it to the token that was largest.
 void add_to_tokens(Tensor<float>& gradient, const Tensor<float>& x, Index batch, Index head, Range tokens,
                    Pooling pooling, float factor, const float* from) {
@@ -69,43 +59,75 @@ void add_to_tokens(Tensor<float>& gradient, const Tensor<float>& x, Index batch,
     return;
   }
   const float share = 1.0F / static_cast<float>(tokens.size());
-  for (Index t = tokens.begin; t < tokens.end; ++t) add(gradient.row(batch, head, t), factor * share, from, x.dim);
+  for (Index t = tokens.begin; t < tokens.end; ++t)
+    plain_add(gradient.row(batch, head, t), factor * share, from, x.dim);
 }
 
-void plain_row(const Problem& p, const Tensors<float>& in, const PlanView& plan, Index b, Index head, Index query,
-               Solution<float>& out) {
+// Adds one query's part to all gradients.
+void attend_plan(const Problem& p, const Tensors<float>& in, const PlanView& plan, Index b, Index head, Index query,
+                 Solution<float>& out) {
   const Index kv_head = head / p.group();
-  const auto scale = static_cast<float>(p.scale_used());
-  const float* q = in.q.row(b, head, query);
   const std::vector<Range> keys = keys_of_row(plan, b, kv_head, query);
   std::vector<Vector> k, v;
-  Vector weight;
-  float largest = -std::numeric_limits<float>::infinity(), sum = 0;
+  AttendedRows rows;
   for (const Range& tokens : keys) {
     k.push_back(pooled(in.k, b, kv_head, tokens, plan.shape.pooling));
     v.push_back(pooled(in.v, b, kv_head, tokens, plan.shape.pooling));
-    const float score = as_stored(dot(q, k.back().data(), p.dim)) * scale;
-    weight.push_back(as_stored(score + std::log(static_cast<float>(tokens.size()))));
-    largest = std::max(largest, weight.back());
+    rows.bias.push_back(std::log(static_cast<float>(tokens.size())));
   }
-  for (float& w : weight) sum += w = std::exp(w - largest);
-  float* o = out.o.row(b, head, query);
-  for (std::size_t j = 0; j < keys.size(); ++j) add(o, weight[j] = as_stored(weight[j] / sum), v[j].data(), p.dim);
-  for (Index c = 0; c < p.dim; ++c) o[c] = as_stored(o[c]);
-  out.lse[(b * p.heads + head) * p.queries + query] = largest + std::log(sum);
-
-  const float* dout = in.dout.row(b, head, query);
-  const float dout_o = dot(dout, o, p.dim);
+  for (const Vector& key : k) rows.keys.push_back(key.data());
+  for (const Vector& value : v) rows.values.push_back(value.data());
+  const float *q = in.q.row(b, head, query), *dout = in.dout.row(b, head, query);
+  const RowGradients gradients =
+      plain_row(rows, q, dout, p.dim, static_cast<float>(p.scale_used()), out.o.row(b, head, query),
+                &out.lse[(b * p.heads + head) * p.queries + query], out.dq.row(b, head, query));
   for (std::size_t j = 0; j < keys.size(); ++j) {
-    const float dp = as_stored(dot(dout, v[j].data(), p.dim));
-    const float ds = as_stored(weight[j] * (dp - dout_o)) * scale;
-    add(out.dq.row(b, head, query), ds, k[j].data(), p.dim);
-    add_to_tokens(out.dk, in.k, b, kv_head, keys[j], plan.shape.pooling, ds, q);
-    add_to_tokens(out.dv, in.v, b, kv_head, keys[j], plan.shape.pooling, weight[j], dout);
+    add_to_tokens(out.dk, in.k, b, kv_head, keys[j], plan.shape.pooling, gradients.of_key[j], q);
+    add_to_tokens(out.dv, in.v, b, kv_head, keys[j], plan.shape.pooling, gradients.of_value[j], dout);
   }
 }
 
 }  // namespace
+
+float plain_dot(const float* a, const float* b, Index dim) {
+  float sum = 0;
+  for (Index c = 0; c < dim; ++c) sum += a[c] * b[c];
+  return sum;
+}
+
+void plain_add(float* to, float factor, const float* from, Index dim) {
+  for (Index c = 0; c < dim; ++c) to[c] += factor * from[c];
+}
+
+double error_allowed(const Tensor<float>& plain, const Tensor<double>& exact) {
+  const double largest = largest_of(exact);
+  return 2 * max_error(plain, exact) + std::max(rounding_floor(largest), 1e-5 * largest);
+}
+
+RowGradients plain_row(const AttendedRows& rows, const float* q, const float* dout, Index dim, float scale, float* o,
+                       float* lse, float* dq) {
+  const std::size_t count = rows.keys.size();
+  const auto rounded = [&](float x) { return rows.in_float32 ? x : as_stored(x); };
+  RowGradients out{Vector(count), Vector(count)};
+  Vector& weight = out.of_value;
+  float largest = -std::numeric_limits<float>::infinity(), sum = 0;
+  for (std::size_t j = 0; j < count; ++j) {
+    weight[j] = rounded(rounded(plain_dot(q, rows.keys[j], dim)) * scale + rows.bias[j]);
+    largest = std::max(largest, weight[j]);
+  }
+  for (float& w : weight) sum += w = std::exp(w - largest);
+  std::fill_n(o, dim, 0.0F);
+  for (std::size_t j = 0; j < count; ++j) plain_add(o, weight[j] = rounded(weight[j] / sum), rows.values[j], dim);
+  for (Index c = 0; c < dim; ++c) o[c] = rounded(o[c]);
+  *lse = largest + std::log(sum);
+  const float dout_o = plain_dot(dout, o, dim);
+  for (std::size_t j = 0; j < count; ++j) {
+    const float dp = rounded(plain_dot(dout, rows.values[j], dim));
+    out.of_key[j] = rounded(weight[j] * (dp - dout_o)) * scale;
+    plain_add(dq, out.of_key[j], rows.keys[j], dim);
+  }
+  return out;
+}
 
 Solution<float> plain_solution(const Problem& p, const Tensors<float>& in, const PlanView& plan) {
   Solution<float> out;
@@ -119,7 +141,7 @@ Solution<float> plain_solution(const Problem& p, const Tensors<float>& in, const
   out.lse.resize(static_cast<std::size_t>(p.batch * p.heads * p.queries));
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.heads; ++h) {
-      for (Index i = 0; i < p.queries; ++i) plain_row(p, in, plan, b, h, i, out);
+      for (Index i = 0; i < p.queries; ++i) attend_plan(p, in, plan, b, h, i, out);
     }
   }
   for (Tensor<float>* tensor : {&out.dq, &out.dk, &out.dv}) {

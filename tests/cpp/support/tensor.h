@@ -118,6 +118,23 @@ double largest_of(const Tensor<T>& tensor) {
   return largest;
 }
 
+/// Elements of tokens [begin, end) that differ, NaN from everything. 0 and -0 are the same zero: a sum may reach
+/// either.
+inline Index count_of_moved(const Tensor<float>& a, const Tensor<float>& b, Index begin, Index end) {
+  Index count = 0;
+  a.for_each([&](const float& x, Index i, Index h, Index t, Index c) {
+    if (t >= begin && t < end) count += !(x == b.row(i, h, t)[c]);
+  });
+  return count;
+}
+
+/// Elements of the tokens from `begin` on that are not 0.
+inline Index count_of_not_zero(const Tensor<float>& a, Index begin) {
+  Index count = 0;
+  a.for_each([&](const float& x, Index, Index, Index t, Index) { count += t >= begin && x != 0; });
+  return count;
+}
+
 template <class T>
 bool same_bits(const T* a, const T* b, Index count) {
   return count == 0 || std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(T)) == 0;
