@@ -215,7 +215,7 @@ Value Evaluator::evaluate_kind(const Expression& e) {
 Value Evaluator::attribute(const Value& value, const std::string& name) const {
   if (value.undefined())
     throw FileError(
-        concat("\"", value.get<Undefined>()->name, "\" is undefined; ", quoted(name), " of it is asked for"));
+        concat(quoted(value.get<Undefined>()->name), " is undefined; ", quoted(name), " of it is asked for"));
   const Value* found = value.object() == nullptr ? nullptr : value.object()->find(name);
   return found == nullptr ? Value(Undefined{name}) : *found;
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "lm/data/files.h"
+#include "lm/options/untrusted_json.h"
 #include "lm/pretrained/template/evaluator.h"
 
 namespace hsattn::lm::jinja {
@@ -77,7 +78,7 @@ Value Evaluator::arithmetic(const Expression& e) {
   }
   if (!a.number() || !b.number()) {
     const auto name = [](const Value& v) {
-      return v.undefined() ? "\"" + v.get<Undefined>()->name + "\", which is undefined," : v.kind();
+      return v.undefined() ? quoted(v.get<Undefined>()->name) + ", which is undefined," : v.kind();
     };
     throw FileError(concat(e.text, " of ", name(a), " and ", name(b), " is not possible"));
   }
