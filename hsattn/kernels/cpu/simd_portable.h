@@ -222,9 +222,12 @@ HSATTN_INLINE I rounded_to_upper(F x) {
 }
 // a[0], b[0], a[1], b[1], ... of 8 each.
 HSATTN_INLINE F interleaved(const float* a, const float* b) {
-  F x;
-  for (int i = 0; i < kLanes; ++i) x[i] = (i % 2 == 0 ? a : b)[i / 2];
-  return x;
+  float x[kLanes];
+  for (int i = 0; i < kLanes / 2; ++i) {
+    x[2 * i] = a[i];
+    x[2 * i + 1] = b[i];
+  }
+  return load(x);
 }
 HSATTN_INLINE F swap_neighbours(F x) {
   const I order = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
