@@ -26,6 +26,8 @@ Command prepare_command();
 Command tokenizer_command();
 Command train_command();
 Command eval_command();
+Command generate_command();
+Command chat_command();
 Command bench_command();
 Command bench_step_command();
 Command inspect_command();

@@ -2,9 +2,11 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/eval_pretrained.h"
 #include "cli/progress.h"
 #include "hsattn/base/error.h"
 #include "lm/eval/run_evaluation.h"
+#include "lm/pretrained/config.h"
 
 namespace hsattn::cli {
 namespace {
@@ -51,7 +53,17 @@ void print_table(const lm::EvalOptions& o, const lm::EvalReport& r, std::ostream
       << "% of it attention\n";
 }
 
+// The folder that --model names.
+std::string model_of(const Arguments& arguments) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i].starts_with("--model=")) return arguments[i].substr(8);
+    if (arguments[i] == "--model" && i + 1 < arguments.size()) return arguments[i + 1];
+  }
+  return {};
+}
+
 int run(const Arguments& arguments, std::ostream& out) {
+  if (lm::is_pretrained_folder(model_of(arguments))) return eval_pretrained(arguments, out);
   lm::EvalOptions options;
   parse_arguments(arguments, options);
   if (options.model.empty()) throw UsageError("no --model; name a run folder, a checkpoint or a .safetensors file");
@@ -77,15 +89,19 @@ int run(const Arguments& arguments, std::ostream& out) {
 
 void print(std::ostream& out) {
   lm::EvalOptions options;
+  out << "of a model that `hsattn train` made:\n";
   print_options(options, out);
+  out << "\nof a Hugging Face folder:\n";
+  print_pretrained_eval_options(out);
 }
 
 }  // namespace
 
 Command eval_command() {
-  return {"eval", "perplexity of a model on held-out text per token, word and byte",
+  return {"eval", "perplexity of a model, own or pretrained, on held-out text",
           "  hsattn eval --model runs/hsa --data runs/data --context 4096\n"
-          "  hsattn eval --model runs/sdpa --data runs/data --attention hsa --preset any_model --json\n",
+          "  hsattn eval --model runs/sdpa --data runs/data --attention hsa --preset any_model --json\n"
+          "  hsattn eval --model models/smollm2-135m-instruct --text data/held_out --context 4096 --windows 2\n",
           run, print};
 }
 

@@ -8,6 +8,8 @@ debian_packages=(g++ cmake ninja-build pkg-config python3 python3-venv python3-d
 test_packages=(chromium)
 # For 64-bit ARM besides: the cross compiler, and the emulator that runs what it makes.
 aarch64_packages=(g++-aarch64-linux-gnu qemu-user-static)
+# For fuzzing besides: the compiler that has a fuzzer.
+fuzz_packages=(clang-16 libclang-rt-16-dev)
 
 missing_packages() {
   local package

@@ -3,6 +3,9 @@
 #include <nlohmann/json.hpp>
 
 #include "lm/data/files.h"
+#include "lm/data/mapped_file.h"
+#include "lm/model/safetensors_header.h"
+#include "lm/options/untrusted_json.h"
 
 namespace hsattn::lm {
 namespace {
@@ -17,39 +20,10 @@ const char* type_name(const std::string& name, at::ScalarType type) {
   throw FileError(concat("cannot save ", name, ": type ", c10::toString(type), "; float32 or int64 is right"));
 }
 
-// Where one tensor of a file lies, checked.
-struct Entry {
-  at::ScalarType type;
-  std::vector<int64_t> shape;
-  std::size_t begin, bytes;
-};
-
-Entry read_entry(const ordered_json& json, std::size_t data_bytes) {
-  Entry entry{};
-  const auto type = json.at("dtype").get<std::string>();
-  if (type != "F32" && type != "I64") throw FileError("type " + type + "; F32 or I64 is right");
-  entry.type = type == "F32" ? at::kFloat : at::kLong;
-  entry.shape = json.at("shape").get<std::vector<int64_t>>();
-  const auto offsets = json.at("data_offsets").get<std::vector<std::size_t>>();
-  if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_bytes)
-    throw FileError("offsets outside the file");
-  std::size_t bytes = type == "F32" ? 4 : 8;
-  for (const int64_t size : entry.shape) {
-    if (size < 0 || (size > 0 && bytes > data_bytes / static_cast<std::size_t>(size)))
-      throw FileError("impossible shape");
-    bytes *= static_cast<std::size_t>(size);
-  }
-  if (bytes != offsets[1] - offsets[0]) throw FileError("shape and offsets disagree");
-  entry.begin = offsets[0];
-  entry.bytes = bytes;
-  return entry;
-}
-
-std::size_t header_length(const std::string& file) {
-  std::uint64_t length = 0;
-  if (file.size() < 8) return 0;
-  std::memcpy(&length, file.data(), 8);
-  return length <= file.size() - 8 ? static_cast<std::size_t>(length) : 0;
+at::ScalarType scalar_type(const TensorPlace& place, const std::string& path) {
+  if (place.type == "F32") return at::kFloat;
+  if (place.type == "I64") return at::kLong;
+  throw FileError(concat(path, ": tensor ", quoted(place.name), " has type ", place.type, "; F32 or I64 is right"));
 }
 
 }  // namespace
@@ -86,27 +60,14 @@ void write_safetensors(const std::string& path, const SafeTensors& content) {
 }
 
 SafeTensors read_safetensors(const std::string& path) {
-  const std::string file = read_file(path);
-  const std::size_t length = header_length(file);
-  const auto header =
-      ordered_json::parse(std::string_view(file).substr(std::min<std::size_t>(8, file.size()), length), nullptr, false);
-  if (length == 0 || !header.is_object()) throw FileError(path + ": not a safetensors file");
+  const MappedFile file(path);
+  SafeTensorsHeader header = read_safetensors_header(file.bytes(), path);
   SafeTensors content;
-  for (const auto& [name, json] : header.items()) {
-    try {
-      if (name == "__metadata__") {
-        content.metadata = json.get<std::map<std::string, std::string>>();
-        continue;
-      }
-      const Entry entry = read_entry(json, file.size() - 8 - length);
-      at::Tensor tensor = at::empty(entry.shape, entry.type);
-      if (entry.bytes > 0) std::memcpy(tensor.mutable_data_ptr(), file.data() + 8 + length + entry.begin, entry.bytes);
-      content.tensors.emplace_back(name, tensor);
-    } catch (const nlohmann::json::exception&) {
-      throw FileError(concat(path, ": the entry ", name, " is damaged"));
-    } catch (const FileError& error) {
-      throw FileError(concat(path, ": ", name, ": ", error.what()));
-    }
+  content.metadata = std::move(header.metadata);
+  for (const TensorPlace& place : header.tensors) {
+    at::Tensor tensor = at::empty(place.shape, scalar_type(place, path));
+    if (place.bytes > 0) std::memcpy(tensor.mutable_data_ptr(), file.bytes().data() + place.begin, place.bytes);
+    content.tensors.emplace_back(place.name, tensor);
   }
   return content;
 }

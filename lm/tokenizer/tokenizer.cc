@@ -85,9 +85,18 @@ Token Tokenizer::end_of_text() const {
 
 bool Tokenizer::is_special(Token token) const { return token < special_.size() && special_[token]; }
 
+std::vector<Token> Tokenizer::with_template(std::vector<Token> text) const {
+  if (!content_.unknown_template.empty()) {
+    throw Unsupported(concat("the tokenizer's post_processor ", content_.unknown_template,
+                             " is not supported; ByteLevel and TemplateProcessing are"));
+  }
+  text.insert(text.begin(), content_.before.begin(), content_.before.end());
+  text.insert(text.end(), content_.after.begin(), content_.after.end());
+  return text;
+}
+
 std::string_view Tokenizer::bytes_of(Token token) const {
-  check(token < content_.exists.size() && content_.exists[token], "token ", token, " is not one of the ",
-        content_.exists.size(), " of the tokenizer");
+  check(has(token), "token ", token, " is not one of the ", content_.exists.size(), " of the tokenizer");
   return content_.vocabulary[token];
 }
 

@@ -34,6 +34,8 @@ struct TokenizerContent {
   bool normal_form_c = false;
   std::vector<SplitStep> steps;
   std::vector<AddedToken> added;
+  std::vector<Token> before, after;  ///< what the post_processor puts around a text
+  std::string unknown_template;      ///< a post_processor that is not implemented; empty: there is none
 };
 
 /// Immutable; may be shared by threads, each with an Encoder of its own.
@@ -56,7 +58,11 @@ class Tokenizer {
   Token added_token(std::string_view name) const;
   /// The added token that ends a document, by the usual names (<|endoftext|>, </s> ...); kNoToken if it has none.
   Token end_of_text() const;
+  bool has(Token token) const { return token < content_.exists.size() && content_.exists[token]; }
   bool is_special(Token token) const;
+  /// `text`'s tokens with those of the post_processor around them, such as the one that begins a text. Throws
+  /// Unsupported if it is of a kind that is not implemented.
+  std::vector<Token> with_template(std::vector<Token> text) const;
   /// The bytes that a token stands for. Throws InvalidArgument if there is no such token.
   std::string_view bytes_of(Token token) const;
   /// Bytes of all tokens in order, which need not be valid UTF-8.

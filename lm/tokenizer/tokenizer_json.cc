@@ -58,6 +58,7 @@ class Reader {
     read_splits(member(root_, "pre_tokenizer"), /*nested=*/false);
     require(byte_level_, "a pre_tokenizer without ByteLevel");
     require(is_byte_level(member(root_, "decoder")), "a decoder that is not ByteLevel");
+    read_template(member(root_, "post_processor"));
     require(member(root_, "truncation").is_null(), "truncation");
     require(member(root_, "padding").is_null(), "padding");
     return std::move(content_);
@@ -215,6 +216,42 @@ class Reader {
     }
     require(type == "NFC", "the normalizer " + type);
     content_.normal_form_c = true;
+  }
+
+  void read_template(const Json& processor) {
+    if (processor.is_null()) return;
+    const std::string type = text(processor, "type");
+    if (type == "Sequence") {
+      for (const Json& part : member(processor, "processors")) read_template(part);
+    } else if (type == "TemplateProcessing") {
+      if (!content_.before.empty() || !content_.after.empty()) content_.unknown_template = "of two TemplateProcessing";
+      read_single(member(processor, "single"), member(processor, "special_tokens"));
+    } else if (type != "ByteLevel") {  // which sets offsets alone
+      content_.unknown_template = Json(type).dump();
+    }
+  }
+
+  // What stands before and behind the text where there is one.
+  void read_single(const Json& parts, const Json& special) {
+    bool behind = false;
+    if (!parts.is_array()) fail("the post_processor's \"single\" is no list");
+    for (const Json& part : parts) {
+      if (!member(part, "Sequence").is_null()) {
+        if (behind) fail("the post_processor's \"single\" holds the text twice");
+        behind = true;
+        continue;
+      }
+      const std::string name = text(member(part, "SpecialToken"), "id");
+      const Json& ids = member(member(special, name.c_str()), "ids");
+      if (!ids.is_array()) fail("the post_processor's special token ", Json(name).dump(), " has no \"ids\"");
+      for (const Json& id : ids) {
+        const Token token = token_id(id, name);
+        if (token >= content_.exists.size() || !content_.exists[token])
+          fail("the post_processor puts token ", token, ", which does not exist, around texts");
+        (behind ? content_.after : content_.before).push_back(token);
+      }
+    }
+    if (!behind) fail("the post_processor's \"single\" leaves the text out");
   }
 
   void read_splits(const Json& splits, bool nested) {

@@ -16,9 +16,9 @@ def hsattn():
         pytest.fail(f"{program()} is not built; ./run build makes it")
 
     def run(*arguments, **options):
-        options = {"timeout": 300, "text": True} | options
+        options = {"timeout": 300, "text": True, "stdin": subprocess.DEVNULL} | options
         command = [str(program()), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, **options)
+        return subprocess.run(command, capture_output=True, **options)
 
     return run
 

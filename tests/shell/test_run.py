@@ -16,7 +16,7 @@ def run(*arguments):
 def test_alone_it_lists_the_verbs():
     done = run()
     assert done.returncode == 0
-    verbs = "demo test setup build bench bench-step model doctor format lint sanitize test-aarch64 clean"
+    verbs = "demo test setup build bench bench-step model doctor format lint sanitize fuzz test-aarch64 clean"
     for verb in verbs.split():
         assert f"\n  {verb}" in done.stdout
 
@@ -27,6 +27,8 @@ def test_alone_it_lists_the_verbs():
         (("fly",), "there is no verb 'fly'"),
         (("test", "rust"), "'rust' is not one of cpp, python"),
         (("sanitize", "soap"), "'soap' is not one of address, thread"),
+        (("fuzz", "jpeg"), "'jpeg' is not one of safetensors tokenizer config chat_template"),
+        (("fuzz", "config", "soon"), "'soon' is no number of seconds"),
         (("format", "--chekc"), "'--chekc' is not --check"),
     ],
 )

@@ -1,0 +1,83 @@
+// The key `hsattn` of a config.json: with which options the model's layers attend.
+#include <filesystem>
+
+#include "lm/data/files.h"
+#include "lm/options/json_options.h"
+#include "lm/options/untrusted_json.h"
+#include "lm/pretrained/config.h"
+
+namespace hsattn::lm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Python's names and values to ours.
+Json in_our_words(const Json& options) {
+  Json renamed = Json::object();
+  for (const auto& [name, value] : options.items()) {
+    const bool automatic =
+        (name == "levels" && value == "auto") || (value.is_null() && (name == "beam" || name == "stride"));
+    if (name != "layers") renamed[name == "pattern" ? "attention" : name] = automatic ? Json(0) : value;
+  }
+  return renamed;
+}
+
+void set(AttentionOptions& options, const Json& named, const std::string& what) {
+  if (!named.is_object()) throw FileError(what + " is no object");
+  from_json(in_our_words(named), options, what);
+  try {
+    check_attention_options(options);
+  } catch (const InvalidArgument& error) {
+    throw FileError(what + ": " + error.what());
+  }
+}
+
+AttentionOptions sliding(Index window) {
+  AttentionOptions options;
+  options.attention = "local";
+  options.hsa.window = window - 1;  // before the position
+  options.hsa.block = 1;            // larger blocks would begin earlier
+  return options;
+}
+
+}  // namespace
+
+void set_model_budgets(const PretrainedConfig& config, AttentionOptions& options) {
+  if (!config.budgets.is_null()) set(options, config.budgets, "config.json: hsattn");
+}
+
+std::vector<AttentionOptions> layer_attention(const PretrainedConfig& config, const AttentionOptions& base,
+                                              bool own_layers) {
+  const auto layers = static_cast<std::size_t>(config.layers);
+  std::vector<AttentionOptions> all(layers, base);
+  for (std::size_t i = 0; i < layers; ++i) all[i] = base.of_layer(static_cast<Index>(i));
+  if (own_layers && config.budgets.is_object() && config.budgets.contains("layers")) {
+    const Json& named = config.budgets["layers"];
+    if (!named.is_object()) throw FileError("config.json: hsattn: layers is no object");
+    for (const auto& [name, options] : named.items()) {
+      std::size_t layer = 0;
+      while (layer < layers && std::to_string(layer) != name) ++layer;
+      if (layer == layers) {
+        throw FileError(concat("config.json: hsattn: layers names ", quoted(name), "; there are 0 to ", layers - 1));
+      }
+      set(all[layer], options, concat("config.json: hsattn: layer ", layer));
+    }
+  }
+  for (std::size_t i = 0; i < layers; ++i) {
+    if (config.windows[i] > 0) all[i] = sliding(config.windows[i]);
+    check_attention_options(all[i]);
+    check(!all[i].baseline() && !all[i].has_pooler(), "attention is ", all[i].attention, " with pooling ",
+          all[i].pooling,
+          "; a pretrained model runs with the library's patterns, sdpa or standard, and pooling mean or max");
+  }
+  return all;
+}
+
+bool is_pretrained_folder(const std::string& folder) {
+  const std::string path = folder + "/config.json";
+  if (!std::filesystem::is_regular_file(path)) return false;
+  const auto config = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  return config.is_object() && config.contains("model_type");
+}
+
+}  // namespace hsattn::lm

@@ -1,0 +1,28 @@
+// Options of what runs a pretrained model.
+#pragma once
+
+#include <string>
+
+#include "lm/pretrained/config.h"
+#include "lm/pretrained/sampling.h"
+
+namespace hsattn::lm {
+
+struct PretrainedOptions : Options {
+  std::string model;
+  std::string precision = "auto";
+  Index threads = 0;
+  Index chunk = 0;
+  bool model_budgets = true;
+  AttentionOptions attention;
+
+  PretrainedOptions();
+  void visit(OptionVisitor& option) override;
+  /// The preset, then what the model's config.json says.
+  void apply_preset() override;
+};
+
+/// Throws InvalidArgument, naming the option.
+void check_pretrained_options(const PretrainedOptions& options);
+
+}  // namespace hsattn::lm

@@ -1,0 +1,181 @@
+#include "lm/pretrained/runtime.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "hsattn/base/error.h"
+#include "lm/data/files.h"
+#include "lm/model/safetensors.h"
+#include "lm/pretrained/decoder.h"
+#include "lm/pretrained/text_stream.h"
+#include "lm/train/environment.h"
+
+namespace hsattn::lm {
+namespace {
+
+constexpr Index kLossRows = 256;  // all logits at once would be large
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+at::Tensor tensor_of(std::span<const Token> tokens) {
+  const at::Tensor ids = at::empty({static_cast<Index>(tokens.size())}, at::kLong);
+  std::copy(tokens.begin(), tokens.end(), ids.mutable_data_ptr<int64_t>());
+  return ids;
+}
+
+Tokenizer read_tokenizer(const std::string& folder, const PretrainedConfig& config) {
+  Tokenizer tokenizer = Tokenizer::read(folder + "/tokenizer.json");
+  if (tokenizer.vocabulary() > config.vocabulary) {
+    throw FileError(concat(folder, ": tokenizer.json has tokens up to ", tokenizer.vocabulary() - 1,
+                           ", config.json a vocab_size of ", config.vocabulary));
+  }
+  return tokenizer;
+}
+
+}  // namespace
+
+struct Runtime::Parts {
+  explicit Parts(const PretrainedOptions& options)
+      : config(read_pretrained_config(options.model)),
+        attention(layer_attention(config, options.attention, options.model_budgets)),
+        tokenizer(read_tokenizer(options.model, config)),
+        defaults(read_generation_defaults(options.model)),
+        precision(resolve_precision(options.precision)),
+        chunk(options.chunk),
+        decoder(config, Weights(options.model), precision == "bf16" ? at::kBFloat16 : at::kFloat),
+        past(attention) {}
+
+  // States behind tokens[past.tokens():]; those of all of them if asked for, else of the last. Undefined if
+  // interrupted.
+  at::Tensor read(std::span<const Token> tokens, const std::atomic<bool>& interrupted) {
+    const auto length = static_cast<Index>(tokens.size());
+    at::Tensor last;
+    while (past.tokens() < length) {
+      if (interrupted) return {};
+      const Index first = past.tokens(), count = chunk > 0 ? std::min(chunk, length - first) : length - first;
+      last = decoder.hidden(tensor_of(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count))),
+                            past, length);
+      held.assign(tokens.begin(), tokens.begin() + past.tokens());
+    }
+    return last.slice(0, last.size(0) - 1);
+  }
+
+  // Calls `visit` with the states [n, width] of each chunk of `tokens`, read from the start, and where it begins.
+  void visit_states(std::span<const Token> tokens, const std::function<void(const at::Tensor&, Index)>& visit) {
+    const auto length = static_cast<Index>(tokens.size());
+    KeyValues fresh(attention);
+    fresh.reserve(length);
+    while (fresh.tokens() < length) {
+      const Index first = fresh.tokens(), count = chunk > 0 ? std::min(chunk, length - first) : length - first;
+      const auto part = tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+      const at::Tensor states = decoder.hidden(tensor_of(part), fresh, length);
+      for (Index row = 0; row < count; row += kLossRows) {
+        visit(states.slice(0, row, std::min(row + kLossRows, count)), first + row);
+      }
+    }
+  }
+
+  PretrainedConfig config;
+  std::vector<AttentionOptions> attention;
+  Tokenizer tokenizer;
+  GenerationDefaults defaults;
+  std::string precision;
+  Index chunk;
+  Decoder decoder;
+  KeyValues past;
+  std::vector<Token> held;  // the tokens that `past` holds
+};
+
+Runtime::Runtime(const PretrainedOptions& options) {
+  check_pretrained_options(options);
+  use_threads(options.threads);
+  parts_ = std::make_unique<Parts>(options);
+}
+
+Runtime::~Runtime() = default;
+
+const PretrainedConfig& Runtime::config() const { return parts_->config; }
+const Tokenizer& Runtime::tokenizer() const { return parts_->tokenizer; }
+const GenerationDefaults& Runtime::defaults() const { return parts_->defaults; }
+const std::string& Runtime::precision() const { return parts_->precision; }
+
+std::vector<Token> Runtime::encode(std::string_view text) const {
+  std::vector<Token> tokens;
+  Encoder(parts_->tokenizer).append(text, tokens);
+  return tokens;
+}
+
+GenerateResult Runtime::generate(const GenerateRequest& request, const std::atomic<bool>& interrupted,
+                                 const std::function<void(const std::string&)>& show) {
+  check(!request.prompt.empty(), "the prompt has no token; at least one is right");
+  check(request.max_tokens >= 0, "max_tokens is ", request.max_tokens, "; at least 0 is right");
+  const auto start = std::chrono::steady_clock::now();
+  Parts& p = *parts_;
+  Sampler sampler(request.sampling);
+  TextStream stream(request.stop_words);
+  GenerateResult result;
+  std::vector<Token> all = request.prompt;
+  const auto common = std::mismatch(all.begin(), all.end() - 1, p.held.begin(), p.held.end()).first;
+  result.reused = common - all.begin();
+  p.past.crop(result.reused);
+  p.past.reserve(static_cast<Index>(all.size()) + request.max_tokens);
+  const auto emit = [&](const std::string& text) {
+    result.text += text;
+    if (!text.empty()) show(text);
+  };
+  result.finish = "length";
+  while (static_cast<Index>(result.tokens.size()) < request.max_tokens) {
+    const at::Tensor state = p.read(all, interrupted);
+    if (!state.defined() || interrupted) {
+      result.finish = "interrupted";
+      break;
+    }
+    const at::Tensor logits = p.decoder.logits(state);
+    const std::span<float> row(logits.mutable_data_ptr<float>(), static_cast<std::size_t>(logits.size(1)));
+    const Token token = sampler.next(row.first(static_cast<std::size_t>(p.tokenizer.vocabulary())), all);
+    if (result.tokens.empty()) result.first_token_s = seconds_since(start);
+    result.tokens.push_back(token);
+    all.push_back(token);
+    const auto& ends = p.defaults.end;
+    if (!request.ignore_end && std::find(ends.begin(), ends.end(), token) != ends.end()) {
+      result.finish = "end";
+      break;
+    }
+    if (p.tokenizer.has(token) && !p.tokenizer.is_special(token)) emit(stream.push(p.tokenizer.bytes_of(token)));
+    if (stream.stopped()) {
+      result.finish = "stop";
+      break;
+    }
+  }
+  emit(stream.finish());
+  result.seconds = seconds_since(start);
+  return result;
+}
+
+std::vector<double> Runtime::losses(const std::vector<Token>& tokens) {
+  const c10::InferenceMode no_gradient;
+  std::vector<double> losses;
+  const at::Tensor all = tensor_of(tokens);
+  const Index predicted = all.size(0) - 1;
+  parts_->visit_states(tokens, [&](const at::Tensor& states, Index first) {
+    const Index end = std::min(first + states.size(0), predicted);
+    if (end <= first) return;
+    const at::Tensor log_p = at::log_softmax(parts_->decoder.logits(states.slice(0, 0, end - first)), -1);
+    const at::Tensor loss =
+        log_p.gather(1, all.slice(0, first + 1, end + 1).unsqueeze(1)).neg().to(at::kDouble).contiguous();
+    losses.insert(losses.end(), loss.const_data_ptr<double>(), loss.const_data_ptr<double>() + loss.numel());
+  });
+  return losses;
+}
+
+void Runtime::write_logits(const std::vector<Token>& tokens, const std::string& path) {
+  const c10::InferenceMode no_gradient;
+  std::vector<at::Tensor> rows;
+  parts_->visit_states(tokens,
+                       [&](const at::Tensor& states, Index) { rows.push_back(parts_->decoder.logits(states)); });
+  write_safetensors(path, {{{"logits", at::cat(rows)}, {"tokens", tensor_of(tokens)}}, {}});
+}
+
+}  // namespace hsattn::lm

@@ -1,0 +1,63 @@
+// A pretrained model that reads and writes text. No torch in this header.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lm/pretrained/generation_config.h"
+#include "lm/pretrained/options.h"
+
+namespace hsattn::lm {
+
+struct GenerateRequest {
+  std::vector<Token> prompt;  ///< at least one
+  Index max_tokens = 256;
+  SamplingOptions sampling;
+  std::vector<std::string> stop_words;
+  bool ignore_end = false;  ///< go on behind tokens that end a text
+};
+
+struct GenerateResult {
+  std::vector<Token> tokens;  ///< generated; what ended the text among them
+  std::string text;           ///< without special tokens, and without the stop word and what follows
+  std::string finish;         ///< end | stop | length | interrupted
+  Index reused = 0;           ///< tokens of the prompt that an earlier call had read already
+  double first_token_s = 0;   ///< until the first token was there
+  double seconds = 0;         ///< in all
+};
+
+class Runtime {
+ public:
+  /// Loads a folder. Throws InvalidArgument, FileError, Unsupported.
+  explicit Runtime(const PretrainedOptions& options);
+  ~Runtime();
+
+  const PretrainedConfig& config() const;
+  const Tokenizer& tokenizer() const;
+  const GenerationDefaults& defaults() const;
+  /// "float32" or "bf16".
+  const std::string& precision() const;
+
+  /// The tokens of a text, without a template. Throws InvalidArgument: no UTF-8, or tokens that the model does not
+  /// have.
+  std::vector<Token> encode(std::string_view text) const;
+
+  /// Goes on with a prompt. What it has in common with the text of the call before is not read again. `show` is called
+  /// with whole characters as they come.
+  GenerateResult generate(const GenerateRequest& request, const std::atomic<bool>& interrupted,
+                          const std::function<void(const std::string&)>& show);
+
+  /// Loss in nats of each token but the first, given those before it.
+  std::vector<double> losses(const std::vector<Token>& tokens);
+  /// Writes the logits behind each token, `logits` [tokens, vocabulary] in float32, as a safetensors file.
+  void write_logits(const std::vector<Token>& tokens, const std::string& path);
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace hsattn::lm
