@@ -37,7 +37,7 @@ std::vector<std::string> weight_files(const std::string& folder) {
                     ": neither model.safetensors nor model.safetensors.index.json; other formats are not read");
   }
   std::vector<std::string> paths = parse_weights_index(read_file(index), index);
-  for (std::string& name : paths) name = folder + "/" + name;
+  for (std::string& name : paths) name = concat(folder, "/", name);
   return paths;
 }
 

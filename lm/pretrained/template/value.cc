@@ -27,7 +27,7 @@ std::string text_of(double number) {
 
 // Separator and members' place of JSON that is broken into lines, or on one.
 void new_line(std::string& out, int indent, int depth) {
-  if (indent >= 0) out.append(1, '\n').append(static_cast<std::size_t>(indent * depth), ' ');
+  if (indent >= 0) out.append(1, '\n').append(static_cast<std::size_t>(indent) * static_cast<std::size_t>(depth), ' ');
 }
 
 // One more than that of a value in a list or an object, if it may be there.
