@@ -31,6 +31,12 @@ class OutOfMemory : public Error {
   using Error::Error;
 };
 
+/// A file could not be read, written or understood; the message names it and says why.
+class FileError : public Error {
+ public:
+  using Error::Error;
+};
+
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream text;

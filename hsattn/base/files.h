@@ -9,12 +9,6 @@
 
 namespace hsattn {
 
-/// A file could not be read, written or understood; the message names it and says why.
-class FileError : public Error {
- public:
-  using Error::Error;
-};
-
 /// Writes `path`.part and renames it to `path` on commit(); without commit() nothing is left behind.
 /// A path that exists and is no regular file (a pipe, /dev/stdout) is written in place.
 class AtomicFile {

@@ -1,5 +1,6 @@
 // What a cache refuses, and files that are not what save() wrote.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -152,7 +153,7 @@ TEST(CacheChecks, OutputsMustLieApart) {
 
 class SavedCache {
  public:
-  SavedCache() : path_(::testing::TempDir() + "hsattn_cache_file_test") {
+  SavedCache() : path_(::testing::TempDir() + "hsattn_cache_file_test" + std::to_string(getpid())) {
     small_cache().save(path_);
     std::ifstream file(path_, std::ios::binary);
     std::ostringstream text;

@@ -2,6 +2,7 @@
 #include "hsattn/cache/cache.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <functional>
 #include <memory>
@@ -160,7 +161,7 @@ struct Mirror {
     sequences = children;
   }
   void save_and_load() {
-    const std::string path = ::testing::TempDir() + "hsattn_cache_test";
+    const std::string path = ::testing::TempDir() + "hsattn_cache_test" + std::to_string(getpid());
     cache.save(path);
     cache = KeyValueCache::load(path);
     ASSERT_EQ(std::remove(path.c_str()), 0);
