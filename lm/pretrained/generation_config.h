@@ -14,7 +14,7 @@ struct GenerationDefaults {
 };
 
 /// Reads the text of a generation_config.json, an untrusted file. Throws FileError; Unsupported for ways of choosing
-/// tokens that are not implemented, by name.
+/// tokens that are not supported, by name.
 GenerationDefaults parse_generation_config(std::string_view text, const std::string& what);
 
 /// Of a folder: its generation_config.json; what that does not say of ends, its config.json.

@@ -35,7 +35,7 @@ struct TokenizerContent {
   std::vector<SplitStep> steps;
   std::vector<AddedToken> added;
   std::vector<Token> before, after;  ///< what the post_processor puts around a text
-  std::string unknown_template;      ///< a post_processor that is not implemented; empty: there is none
+  std::string unknown_template;      ///< a post_processor that is not supported; empty: there is none
 };
 
 /// Immutable; may be shared by threads, each with an Encoder of its own.
@@ -61,7 +61,7 @@ class Tokenizer {
   bool has(Token token) const { return token < content_.exists.size() && content_.exists[token]; }
   bool is_special(Token token) const;
   /// `text`'s tokens with those of the post_processor around them, such as the one that begins a text. Throws
-  /// Unsupported if it is of a kind that is not implemented.
+  /// Unsupported if it is of a kind that is not supported.
   std::vector<Token> with_template(std::vector<Token> text) const;
   /// The bytes that a token stands for. Throws InvalidArgument if there is no such token.
   std::string_view bytes_of(Token token) const;

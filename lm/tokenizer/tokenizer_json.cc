@@ -1,4 +1,4 @@
-// tokenizer.json, an untrusted file, into TokenizerContent. What is not implemented is refused by name.
+// tokenizer.json, an untrusted file, into TokenizerContent. What is not supported is refused by name.
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>

@@ -17,7 +17,7 @@ struct Arguments {
   Value get(std::size_t place, const char* name, Value otherwise = {}) const;
 };
 
-/// Each throws Unsupported, naming it, for what is not implemented; FileError for arguments that cannot be.
+/// Each throws Unsupported, naming it, for what is not supported; FileError for arguments that cannot be.
 Value apply_filter(const std::string& name, const Value& input, const Arguments& arguments);
 bool apply_test(const std::string& name, const Value& input, const Arguments& arguments);
 Value call_method(const std::string& name, const Value& object, const Arguments& arguments);

@@ -32,7 +32,7 @@ class WordReader {
   std::size_t at_ = 0;
 };
 
-/// An expression at the words' place. Throws FileError; Unsupported for what is not implemented.
+/// An expression at the words' place. Throws FileError; Unsupported for what is not supported.
 class ExpressionParser {
  public:
   explicit ExpressionParser(WordReader& words) : words_(words) {}
