@@ -385,12 +385,15 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
       cursors[i] = {s.entries[base + i].data(), s.entries[base + i].data() + s.entries[base + i].size()};
       if (job.shape.far_field) backward_far(head, out, far_of(s, base + i), w.rows, w.careful_rows);
     }
-    for (Index i = next_quad(cursors, some); i >= 0; i = next_quad(cursors, some)) {
-      serve_units_below<Words>(out, padded, waiting, some, cursors[i].at->unit);
-      const Index row = (base + i) * kQuad;
-      const ScoredRows<Words> scored{quad_rows<Words>(s.q, s.q_pairs, row, padded, job.scale),
-                                     quad_rows<Words>(s.dout, s.dout_pairs, row, padded, 1)};
-      backward_panel(head, scored, cursors[i], waiting[i]);
+    for (Index lowest; (lowest = lowest_unit(cursors, some)) != kNoUnit;) {
+      serve_units_below<Words>(out, padded, waiting, some, lowest);
+      for (Index i = 0; i < some; ++i) {
+        if (next_unit(cursors[i]) != lowest) continue;
+        const Index row = (base + i) * kQuad;
+        const ScoredRows<Words> scored{quad_rows<Words>(s.q, s.q_pairs, row, padded, job.scale),
+                                       quad_rows<Words>(s.dout, s.dout_pairs, row, padded, 1)};
+        backward_panel(head, scored, cursors[i], waiting[i]);
+      }
     }
     serve_units_below<Words>(out, padded, waiting, some, head.units);
   }

@@ -1,5 +1,5 @@
-// Forward: each quad of a tile walks its entries with a running softmax; quads that wait for the lowest unit go first,
-// so that they find each other's keys in the cache.
+// Forward: each quad of a tile walks its entries with a running softmax; quads that wait for low units go first, so
+// that they find each other's keys in the cache.
 #pragma once
 
 #include "hsattn/kernels/cpu/kernels.h"
@@ -43,17 +43,13 @@ HSATTN_INLINE void take_panel(const PackedHead& head, Cursor& cursor, Index* uni
   cursor.at += count;
 }
 
-// The quad whose next unit is lowest, but not quad `other`; or -1 when all have arrived.
-HSATTN_INLINE Index next_quad(const Cursor* cursors, Index quads, Index other = -1) {
-  Index best = -1;
-  std::int32_t lowest = 0x7fffffff;
-  for (Index i = 0; i < quads; ++i) {
-    if (i != other && cursors[i].at < cursors[i].end && cursors[i].at->unit < lowest) {
-      lowest = cursors[i].at->unit;
-      best = i;
-    }
-  }
-  return best;
+HSATTN_INLINE Index next_unit(const Cursor& c) { return c.at < c.end ? c.at->unit : kNoUnit; }
+
+// The lowest next unit of all quads; kNoUnit when all have arrived.
+HSATTN_INLINE Index lowest_unit(const Cursor* cursors, Index quads) {
+  Index lowest = kNoUnit;
+  for (Index i = 0; i < quads; ++i) lowest = min_of(lowest, next_unit(cursors[i]));
+  return lowest;
 }
 
 // What scores of the quad at `row` are made of.
@@ -231,20 +227,23 @@ static const std::int32_t* tile_lists(const HeadJob& job, Index first, Index cou
   return lists;
 }
 
-// Walks the lists of `some` quads from quad `base` on, two at a time.
+// Walks the lists of `some` quads from quad `base` on, two at a time, in rounds: in each of them quads whose next unit
+// is close to the lowest take a panel.
 template <class Words>
 static void walk_side_by_side(const PackedHead& head, float scale, Cursor* cursors, Index some, Index base,
                               Scratch& s) {
-  while (true) {
-    Index quads[2];
-    quads[0] = next_quad(cursors, some);
-    if (quads[0] < 0) return;
-    quads[1] = next_quad(cursors, some, quads[0]);
-    if (quads[1] >= 0) {
-      forward_panels<Words, 2>(head, scale, cursors, quads, base, s);
-    } else {
-      forward_panels<Words, 1>(head, scale, cursors, quads, base, s);
+  Index pair[2];
+  int waiting = 0;
+  for (Index lowest; (lowest = lowest_unit(cursors, some)) != kNoUnit;) {
+    for (Index i = 0; i < some; ++i) {
+      if (next_unit(cursors[i]) >= lowest + kPanelUnits) continue;
+      pair[waiting++] = i;
+      if (waiting < 2) continue;
+      forward_panels<Words, 2>(head, scale, cursors, pair, base, s);
+      waiting = 0;
     }
+    if (waiting == 1) forward_panels<Words, 1>(head, scale, cursors, pair, base, s);
+    waiting = 0;
   }
 }
 

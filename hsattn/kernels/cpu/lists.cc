@@ -32,6 +32,15 @@ void append_block(const PlanShape& s, const HeldNode& block, std::vector<Entry>&
   }
 }
 
+// Appends units [begin, end); the first may be that of the last entry.
+void append_whole(std::vector<Entry>& entries, Index begin, Index end, std::uint32_t lanes) {
+  if (begin >= end) return;
+  append(entries, begin++, lanes);
+  const std::size_t used = entries.size();
+  entries.resize(used + static_cast<std::size_t>(end - begin));
+  for (Entry* out = entries.data() + used; begin < end; ++begin) *out++ = {static_cast<std::int32_t>(begin), lanes};
+}
+
 void append_near(const PlanShape& s, std::span<const QuadPosition> positions, std::vector<Entry>& entries) {
   Range any{s.keys, 0}, all{0, s.keys};
   std::uint32_t rows = 0;
@@ -42,18 +51,23 @@ void append_near(const PlanShape& s, std::span<const QuadPosition> positions, st
     any = {std::min(any.begin, near.begin), std::max(any.end, near.end)};
     rows |= p.rows;
   }
-  for (Index unit = any.begin / kUnit; unit * kUnit < any.end; ++unit) {
-    std::uint32_t lanes = rows;
-    const Index begin = unit * kUnit;
-    if (begin < all.begin || begin + kUnit > all.end) {
-      lanes = 0;
+  const auto append_some = [&](Index unit, Index end) {
+    for (; unit < end; ++unit) {
+      std::uint32_t lanes = 0;
       for (const QuadPosition& p : positions) {
         const Range near = s.near(p.position);
-        lanes |= p.rows & in_each_row(lane_bits(near.begin - begin, near.end - begin));
+        lanes |= p.rows & in_each_row(lane_bits(near.begin - unit * kUnit, near.end - unit * kUnit));
       }
+      if (lanes != 0) append(entries, unit, lanes);
     }
-    if (lanes != 0) append(entries, unit, lanes);
-  }
+  };
+  // Units that all rows see wholly, most of them, and those before and behind.
+  const Index begin = any.begin / kUnit, end = ceil_div(any.end, kUnit);
+  const Index whole = std::clamp(ceil_div(all.begin, kUnit), begin, std::max(begin, end));
+  const Index behind = std::clamp(all.end / kUnit, whole, std::max(whole, end));
+  append_some(begin, whole);
+  append_whole(entries, whole, behind, rows);
+  append_some(behind, end);
 }
 
 // Puts units in ascending order, each once. They mostly are: only where the near run of one position overlaps the list

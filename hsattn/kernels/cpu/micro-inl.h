@@ -160,14 +160,33 @@ struct RowSums {
 
 // Scores [64] of one row become weights exp(score) 2^-m, and are added to the sums.
 template <class Words, bool kHuge, bool kFar>
-HSATTN_INLINE void weights_of_row(float* row, const F* s, float m, RowSums& sums) {
+HSATTN_INLINE void weights_of_row(float* row, float m, RowSums& sums) {
   const F floor = set1(negligible_below<kHuge>(m));
   for (int c = 0; c < kVectors; ++c) {
-    const F p = exp_minus<kHuge>(max_keep_nan(floor, s[c]), set1(m));
+    const F p = exp_minus<kHuge>(max_keep_nan(floor, load(row + c * kLanes)), set1(m));
     if constexpr (!kFar) sums.exact = add_units(sums.exact, p);
     const F word = Words::rounded(p);
     if constexpr (Words::kPerWord == 2) sums.rounded = add_units(sums.rounded, word);
     store(row + c * kLanes, word);
+  }
+}
+
+// The running maxima `best` of 4 rows take in a panel's scores; rescale[r] = 2^(old m - m). used[r] is m, an exponent
+// that weights are relative to, or 0 where the row has seen nothing.
+HSATTN_INLINE void raise_maxima(const float* scores, float* best, float* rescale, float* used) {
+  F top[kQuad];
+  for (int r = 0; r < kQuad; ++r) {
+    top[r] = set1(kMasked);
+    for (int c = 0; c < kVectors; ++c) top[r] = max_keep_nan(load(scores + r * kPanel + c * kLanes), top[r]);
+  }
+  float largest[kQuad];
+  store_maxima_of_quad(top, largest);
+  for (int r = 0; r < kQuad; ++r) {
+    const float old = exponent_above(best[r]);
+    if (largest[r] > max_of(best[r], kMasked)) best[r] = largest[r];
+    const float now = exponent_above(best[r]);
+    used[r] = now == -__builtin_inff() ? 0.0F : now;
+    rescale[r] = now == old ? 1.0F : power_of_two(old - now);
   }
 }
 
@@ -180,30 +199,18 @@ HSATTN_INLINE void weights_of_row(float* row, const F* s, float m, RowSums& sums
 template <class Words, bool kFar>
 HSATTN_INLINE void softmax_step(float* scores, int keys, Index at, Scratch& s, float* rescale) {
   constexpr bool kPairs = Words::kPerWord == 2;
-  float* const best = s.max.get() + at;
   float* const far_sum = s.far_sum.get() + at;
+  float used[kQuad];
+  raise_maxima(scores, s.max.get() + at, rescale, used);
   for (int r = 0; r < kQuad; ++r) {
-    float* row = scores + r * kPanel;
-    F x[kVectors];
-    F top = set1(kMasked);
-    for (int c = 0; c < kVectors; ++c) {
-      x[c] = load(row + c * kLanes);
-      top = max_keep_nan(x[c], top);
-    }
-    const float largest = reduce_max(top);
-    const float old = exponent_above(best[r]);
-    if (largest > max_of(best[r], kMasked)) best[r] = largest;
-    const float now = exponent_above(best[r]);
-    const float used = now == -__builtin_inff() ? 0.0F : now;
-    rescale[r] = now == old ? 1.0F : power_of_two(old - now);
     float* const exact = s.sums.get() + (at + r) * kUnit;
     float* const rounded = kPairs ? s.rounded_sums.get() + (at + r) * kUnit : exact;
     RowSums sums{half_mul(half_load(exact), rescale[r]),
                  kPairs ? half_mul(half_load(rounded), rescale[r]) : half_zero()};
-    if (used > kHugeExponent || used < -kHugeExponent) {
-      weights_of_row<Words, true, kFar>(row, x, used, sums);
+    if (used[r] > kHugeExponent || used[r] < -kHugeExponent) {
+      weights_of_row<Words, true, kFar>(scores + r * kPanel, used[r], sums);
     } else {
-      weights_of_row<Words, false, kFar>(row, x, used, sums);
+      weights_of_row<Words, false, kFar>(scores + r * kPanel, used[r], sums);
     }
     half_store(exact, sums.exact);
     if constexpr (kPairs) half_store(rounded, sums.rounded);

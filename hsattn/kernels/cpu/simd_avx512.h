@@ -31,6 +31,10 @@ HSATTN_INLINE F scale_by_shifted(M keep, F p, F n, F m) {
 }
 HSATTN_INLINE F round_up(F x) { return _mm512_roundscale_ps(x, 2); }
 HSATTN_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
+// out[r]: the largest lane of x[r], of 4 vectors.
+HSATTN_INLINE void store_maxima_of_quad(const F* x, float* out) {
+  for (int r = 0; r < 4; ++r) out[r] = reduce_max(x[r]);
+}
 HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
   return static_cast<M>(bytes[0] | (static_cast<unsigned>(bytes[1]) << 8));
 }

@@ -61,6 +61,10 @@ HSATTN_INLINE float reduce_max(F x) {
   for (int i = 1; i < kLanes; ++i) best = x[i] > best ? x[i] : best;
   return best;
 }
+// out[r]: the largest lane of x[r], of 4 vectors.
+HSATTN_INLINE void store_maxima_of_quad(const F* x, float* out) {
+  for (int r = 0; r < 4; ++r) out[r] = reduce_max(x[r]);
+}
 HSATTN_INLINE M lanes_of(const std::uint8_t* bytes) {
   return static_cast<M>(bytes[0] | (static_cast<unsigned>(bytes[1]) << 8));
 }
