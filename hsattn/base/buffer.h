@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -31,6 +32,54 @@ Buffer<T> allocate_buffer(Index count, const char* what) {
   if (memory == nullptr) throw OutOfMemory(concat(what, ": no memory for ", bytes, " bytes"));
   return Buffer<T>(static_cast<T*>(memory));
 }
+
+/// One allocation that holds several arrays, each aligned to 64 bytes, values undefined: a short call spends much of
+/// its time on allocations. `describe` is called twice with an object that says `take(pointer, count)` for each array;
+/// its first call adds up sizes, its second sets the pointers. `what` names the whole in the error.
+///
+/// Under the address sanitizer each array is an allocation of its own, so that a step over its end is found.
+class Slab {
+ public:
+  Slab() = default;
+  template <class Describe>
+  Slab(const char* what, const Describe& describe) {
+    Taker sizes;
+    describe(sizes);
+#if !defined(__SANITIZE_ADDRESS__)
+    // Not aligned_alloc, which takes several times as long for small memory.
+    const auto bytes = static_cast<std::size_t>(sizes.used + kAlignment);
+    memory_.emplace_back(static_cast<std::byte*>(std::malloc(bytes)));
+    if (memory_.back() == nullptr) throw OutOfMemory(concat(what, ": no memory for ", sizes.used, " bytes"));
+    const std::byte* begin = memory_.back().get();
+    sizes.base = memory_.back().get() + (-reinterpret_cast<std::uintptr_t>(begin) & (kAlignment - 1));
+#endif
+    Taker arrays{sizes.base, 0, what, this};
+    describe(arrays);
+  }
+
+  struct Taker {
+    std::byte* base = nullptr;
+    Index used = 0;  // bytes
+    const char* what = nullptr;
+    Slab* slab = nullptr;  // null while sizes are added up
+
+    template <class T>
+    void operator()(T*& pointer, Index count) {
+      const Index at = used;
+      used += round_up(std::max<Index>(count, 1) * static_cast<Index>(sizeof(T)), kAlignment);
+      if (slab == nullptr) return;
+#if defined(__SANITIZE_ADDRESS__)
+      slab->memory_.push_back(allocate_buffer<std::byte>(used - at, what));
+      pointer = reinterpret_cast<T*>(slab->memory_.back().get());
+#else
+      pointer = reinterpret_cast<T*>(base + at);
+#endif
+    }
+  };
+
+ private:
+  std::vector<Buffer<std::byte>> memory_;
+};
 
 /// A vector of `count` zeros.
 template <class T>

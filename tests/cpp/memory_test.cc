@@ -125,7 +125,8 @@ TEST(Memory, AHugeRequestNamesItsSizeAndTheProcessGoesOn) {
   for (const int threads : {1, 2}) {
     EXPECT_EQ(in_a_child([&] {
                 const auto pool = make_thread_pool(threads);
-                return huge_then_small(DType::kFloat32, "17179869184 bytes", *pool);
+                // Keys, values, and a byte for each unit of 8.
+                return huge_then_small(DType::kFloat32, "34361835520 bytes", *pool);
               }),
               "");
     EXPECT_EQ(in_a_child([&] {

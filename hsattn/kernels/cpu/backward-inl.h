@@ -332,7 +332,7 @@ static bool rows_not_finite(const float* a, const float* b, Index count) {
 static void write_dq(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < count * job.group; ++row) {
-    float* dq = s.dq.get() + row * padded;
+    float* dq = s.dq + row * padded;
     for (Index d = 0; d < job.packed->dim; ++d) dq[d] *= job.scale;
     write_row(out.dq.dtype, dq, out.dq.dim, out.dq.row(first + row / job.group, row % job.group));
   }
@@ -341,12 +341,12 @@ static void write_dq(const HeadJob& job, const BackwardJob& out, Index first, In
 template <class Words>
 static void load_backward_rows(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
   const Index padded = job.packed->padded_dim;
-  load_tile_rows(job.q, job.group, first, count, job.scale, padded, s.q.get());
-  load_tile_rows(out.o, job.group, first, count, 1, padded, s.o.get());
-  load_tile_rows(out.dout, job.group, first, count, 1, padded, s.dout.get());
+  load_tile_rows(job.q, job.group, first, count, job.scale, padded, s.q);
+  load_tile_rows(out.o, job.group, first, count, 1, padded, s.o);
+  load_tile_rows(out.dout, job.group, first, count, 1, padded, s.dout);
   if constexpr (Words::kPerWord == 2) {
-    load_tile_pairs(job.q, job.group, first, count, padded, s.q_pairs.get(), s.q_row_pairs.get());
-    load_tile_pairs(out.dout, job.group, first, count, padded, s.dout_pairs.get(), s.dout_row_pairs.get());
+    load_tile_pairs(job.q, job.group, first, count, padded, s.q_pairs, s.q_row_pairs);
+    load_tile_pairs(out.dout, job.group, first, count, padded, s.dout_pairs, s.dout_row_pairs);
   }
 }
 
@@ -359,18 +359,18 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
   load_lse(job, out, first, count, s);
   load_deltas<Words>(job, count, s);
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
-  __builtin_memset(s.dq.get(), 0, static_cast<std::size_t>(quads * kQuad * padded) * sizeof(float));
+  __builtin_memset(s.dq, 0, static_cast<std::size_t>(quads * kQuad * padded) * sizeof(float));
 
   const auto rows_of_quad = [&](Index quad) {
     const Index row = quad * kQuad, at = row * padded;
     constexpr bool kPairs = Words::kPerWord == 2;
-    return BackwardRows{s.q.get() + at,
-                        s.dout.get() + at,
-                        s.dq.get() + at,
-                        s.lse.get() + row,
-                        s.delta.get() + row,
-                        kPairs ? s.q_row_pairs.get() + at / 2 : s.q.get() + at,
-                        kPairs ? s.dout_row_pairs.get() + at / 2 : s.dout.get() + at};
+    return BackwardRows{s.q + at,
+                        s.dout + at,
+                        s.dq + at,
+                        s.lse + row,
+                        s.delta + row,
+                        kPairs ? s.q_row_pairs + at / 2 : s.q + at,
+                        kPairs ? s.dout_row_pairs + at / 2 : s.dout + at};
   };
   Cursor cursors[kSideBySide];
   WaitingPanel waiting[kSideBySide];

@@ -43,7 +43,7 @@ static Index items(const Cell& c) {
 // Largest number of items that one position may choose.
 static Index most_allowed(const Cell& c) {
   Index allowed[kQuad] = {};
-  const std::uint8_t* may = c.s.may.get();
+  const std::uint8_t* may = c.s.may;
   for (Index i = 0; i < c.count; i += 8) {
     std::uint64_t word;
     __builtin_memcpy(&word, may + i, sizeof word);
@@ -62,16 +62,14 @@ static void forbid_items(const std::int32_t* __restrict ids, std::uint8_t* __res
   }
 }
 
-static void choose_all(Cell& c) {
-  __builtin_memcpy(c.s.chosen.get(), c.s.may.get(), static_cast<std::size_t>(c.count));
-}
+static void choose_all(Cell& c) { __builtin_memcpy(c.s.chosen, c.s.may, static_cast<std::size_t>(c.count)); }
 
 // Keeps only the chosen items. Without branches: which are chosen cannot be guessed.
 static void narrow_to_chosen(Cell& c) {
   const Index old_count = c.count;
-  std::int32_t* ids = c.s.ids.get();
-  std::uint8_t* may = c.s.may.get();
-  const std::uint8_t* chosen = c.s.chosen.get();
+  std::int32_t* ids = c.s.ids;
+  std::uint8_t* may = c.s.may;
+  const std::uint8_t* chosen = c.s.chosen;
   Index count = 0;
   for (Index i = 0; i < old_count; ++i) {
     ids[count] = ids[i];

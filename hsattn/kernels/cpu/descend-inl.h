@@ -32,8 +32,8 @@ static unsigned who_may(const Cell& c, Index level, Index id, bool right) {
 
 // All nodes of one level inside the ranges of the active positions.
 static void open_level(Cell& c, Index level) {
-  std::int32_t* ids = c.s.ids.get();
-  std::uint8_t* may = c.s.may.get();
+  std::int32_t* ids = c.s.ids;
+  std::uint8_t* may = c.s.may;
   Index common = c.nodes(level), left_end = 0, right_begin = c.nodes(level);
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
@@ -88,10 +88,10 @@ HSATTN_INLINE std::uint64_t spread_bytes(std::uint32_t four) {
 // Appends the children of the chosen items among [begin, end): the 8 children of 4 nodes are a unit. Without branches,
 // as in narrow_to_chosen().
 static void push_children(Cell& c, Index begin, Index end) {
-  const std::int32_t* old_ids = c.s.ids.get();
-  const std::uint8_t* old_chosen = c.s.chosen.get();
-  std::int32_t* ids = c.s.next_ids.get();
-  std::uint8_t* may = c.s.next_may.get();
+  const std::int32_t* old_ids = c.s.ids;
+  const std::uint8_t* old_chosen = c.s.chosen;
+  std::int32_t* ids = c.s.next_ids;
+  std::uint8_t* may = c.s.next_may;
   Index count = c.count;
   for (Index i = begin; i < end; i += kQuad) {
     std::uint32_t chosen = 0;
@@ -108,8 +108,8 @@ static void push_children(Cell& c, Index begin, Index end) {
 // Items become the units of what was chosen and of the rest of the level below.
 static void open_children(Cell& c, Index level) {
   Scratch& s = c.s;
-  std::int32_t* ids = s.next_ids.get();
-  std::uint8_t* may = s.next_may.get();
+  std::int32_t* ids = s.next_ids;
+  std::uint8_t* may = s.next_may;
   const Index old_count = c.count, old_right = min_of(c.right_begin, c.count);
   c.count = 0;
   push_children(c, 0, old_right);
@@ -124,8 +124,8 @@ static void open_children(Cell& c, Index level) {
   }
   forbid_items(ids, may, c.count, 0, c.nodes(level));
   for (Index j = 0; c.count % kPanel != 0; j = (j + 1) % kUnit) push(c, ids, may, j, 0);
-  s.ids.swap(s.next_ids);
-  s.may.swap(s.next_may);
+  std::swap(s.ids, s.next_ids);
+  std::swap(s.may, s.next_may);
 }
 
 // A ragged node stands for fewer tokens than the others of its level.
@@ -155,7 +155,7 @@ static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool f
   F top = set1(kMasked);
   for (Index i = 0; i < c.count; i += kLanes) {
     const F x = load(score + i);
-    top = max_keep_nan(top, select(both(lanes_with_bit(c.s.may.get() + i, p), finite(x)), x, set1(kMasked)));
+    top = max_keep_nan(top, select(both(lanes_with_bit(c.s.may + i, p), finite(x)), x, set1(kMasked)));
   }
   const float exponent = exponent_above(max_of(reduce_max(top), -1.0e38F));
   const F m = set1(exponent), floor = set1(negligible_below<true>(exponent));
@@ -163,7 +163,7 @@ static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool f
   std::int64_t total = 0;
   for (Index i = 0; i < c.count; i += kLanes) {
     const F x = load(score + i);
-    const M ok = both(lanes_with_bit(c.s.may.get() + i, p), finite(x));
+    const M ok = both(lanes_with_bit(c.s.may + i, p), finite(x));
     const F w = select(ok, exp_minus<true>(max_keep_nan(floor, x), m), zero());
     store(score + i, w);
     sum = int_add(sum, to_fixed_point(w));
@@ -182,9 +182,9 @@ static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool f
 
 // The scores by which position p ranks the items: those of its one head, or masses summed over its heads.
 static const float* rank_of_nodes(Cell& c, unsigned p, bool as_mass) {
-  float* scores = c.s.scores.get() + static_cast<Index>(p) * c.job.group * c.s.capacity;
+  float* scores = c.s.scores + static_cast<Index>(p) * c.job.group * c.s.capacity;
   if (c.job.group == 1 && !as_mass) return scores;
-  float* mass = c.s.mass.get() + static_cast<Index>(p) * c.s.capacity;
+  float* mass = c.s.mass + static_cast<Index>(p) * c.s.capacity;
   for (Index h = 0; h < c.job.group; ++h) add_node_mass(c, p, scores + h * c.s.capacity, mass, h == 0);
   return mass;
 }

@@ -54,11 +54,10 @@ HSATTN_INLINE Index lowest_unit(const Cursor* cursors, Index quads) {
 
 // What scores of the quad at `row` are made of.
 template <class Words>
-HSATTN_INLINE QuadRows<Words> quad_rows(const Buffer<float>& rows, const Buffer<float>& pairs, Index row, Index padded,
-                                        float factor) {
+HSATTN_INLINE QuadRows<Words> quad_rows(const float* rows, const float* pairs, Index row, Index padded, float factor) {
   constexpr int kPer = Words::kPerWord;
   const Index stride = padded / kPer;
-  return {(kPer == 1 ? rows : pairs).get() + row * stride, stride, factor};
+  return {(kPer == 1 ? rows : pairs) + row * stride, stride, factor};
 }
 
 // What a quad does next: its panel, and the scores and weights of its rows.
@@ -88,13 +87,18 @@ HSATTN_INLINE void forward_panels(const PackedHead& head, float scale, Cursor* c
     scores_of_panel(q, head.depth, step.panel.keys_t, step.panel.units, step.scores);
   }
   for (PanelStep& step : steps) {
-    if (!step.panel.all_seen) mask_scores(step.scores, step.panel.seen);
-    softmax_step<Words, false>(step.scores, kPanel, step.row, s, step.rescale);
+    if (step.panel.all_seen) {  // written out for all vectors: the usual case
+      softmax_step<Words, false>(step.scores, kVectors, kPanel, step.row, s, step.rescale);
+    } else {
+      const int vectors = vectors_of(step.panel.units);
+      mask_scores(step.scores, step.panel.seen, vectors);
+      softmax_step<Words, false>(step.scores, vectors, kPanel, step.row, s, step.rescale);
+    }
     round_weights<Words>(step.scores, step.scores);
   }
   for (const PanelStep& step : steps) {
     const UnitRows rows{step.panel.rows, padded};
-    float* o = s.o.get() + step.row * padded;
+    float* o = s.o + step.row * padded;
     if (step.panel.careful) {
       weighted_rows_seen<Words>(step.scores, step.rescale, step.panel.seen, rows, padded, o);
     } else {
@@ -146,7 +150,7 @@ HSATTN_INLINE void far_scores(const PackedHead& head, const FarPanel& panel, con
       store(x, add(load(x), load(panel.bias + c * kLanes)));
     }
   }
-  mask_scores(scores, panel.seen);
+  mask_scores(scores, panel.seen, kVectors);
 }
 
 HSATTN_INLINE std::span<const FarEntry> far_of(const Scratch& s, Index quad) {
@@ -155,14 +159,14 @@ HSATTN_INLINE std::span<const FarEntry> far_of(const Scratch& s, Index quad) {
 
 static void forward_far(const PackedHead& head, std::span<const FarEntry> entries, Index row, Scratch& s) {
   const auto count = static_cast<Index>(entries.size());
-  float* o = s.o.get() + row * head.padded_dim;
+  float* o = s.o + row * head.padded_dim;
   for (Index at = 0; at < count; at += kPanel) {
     FarPanel panel;
     alignas(64) float scores[kQuad * kPanel];
     float rescale[kQuad];
     take_far_panel(head, entries.data() + at, count - at, panel);
-    far_scores(head, panel, s.q.get() + row * head.padded_dim, scores);
-    softmax_step<Floats, true>(scores, panel.count, row, s, rescale);
+    far_scores(head, panel, s.q + row * head.padded_dim, scores);
+    softmax_step<Floats, true>(scores, kVectors, panel.count, row, s, rescale);
     const NodeRows rows{panel.values};
     if (head.any_not_finite) {
       weighted_rows_seen<Floats>(scores, rescale, panel.seen, rows, head.padded_dim, o);
@@ -186,13 +190,13 @@ static void write_tile(const HeadJob& job, Index first, Index count, const Forwa
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < count * job.group; ++row) {
     const Index query = first + row / job.group, head = row % job.group;
-    const float sum = s.far_sum[row] + sum_of_half(half_load(s.sums.get() + row * kUnit));
+    const float sum = s.far_sum[row] + sum_of_half(half_load(s.sums + row * kUnit));
     const bool sees_nothing = sum == 0.0F;
     float divisor = sees_nothing ? 1.0F : sum;
     if (Words::kPerWord == 2 && !sees_nothing) {
-      divisor = s.far_sum[row] + sum_of_half(half_load(s.rounded_sums.get() + row * kUnit));
+      divisor = s.far_sum[row] + sum_of_half(half_load(s.rounded_sums + row * kUnit));
     }
-    float* o = s.o.get() + row * padded;
+    float* o = s.o + row * padded;
     for (Index d = 0; d < job.packed->dim; ++d) o[d] /= divisor;
     write_row(out.o.dtype, o, out.o.dim, out.o.row(query, head));
     if (out.lse != nullptr) {
@@ -206,10 +210,10 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
     s.max[r] = -__builtin_inff();
     s.far_sum[r] = 0;
   }
-  for (float* sums : {s.sums.get(), s.rounded_sums.get()}) {
+  for (float* sums : {s.sums, s.rounded_sums}) {
     if (sums != nullptr) __builtin_memset(sums, 0, static_cast<std::size_t>(rows * kUnit) * sizeof(float));
   }
-  __builtin_memset(s.o.get(), 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
+  __builtin_memset(s.o, 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
 }
 
 // The lists of a tile: those of the plan, or ones that follow from the positions or are chosen now from the queries in
@@ -218,7 +222,7 @@ static const std::int32_t* tile_lists(const HeadJob& job, Index first, Index cou
   const Index slots = job.shape.slots();
   if (slots == 0) return nullptr;
   if (job.lists != nullptr) return job.lists + first * slots;
-  std::int32_t* lists = job.keep != nullptr ? job.keep + first * slots : s.lists.get();
+  std::int32_t* lists = job.keep != nullptr ? job.keep + first * slots : s.lists;
   if (job.rule != nullptr) {
     job.rule->write(job.kv_head, first, count, lists);
   } else {
@@ -251,9 +255,9 @@ template <class Words>
 static void forward_tile(const HeadJob& job, Index first, Index count, const ForwardOutputs& out, Scratch& s) {
   const PackedHead& head = *job.packed;
   const Index quads = (count * job.group + kQuad - 1) / kQuad;
-  load_tile_rows(job.q, job.group, first, count, job.scale, head.padded_dim, s.q.get());
+  load_tile_rows(job.q, job.group, first, count, job.scale, head.padded_dim, s.q);
   if constexpr (Words::kPerWord == 2) {
-    load_tile_pairs(job.q, job.group, first, count, head.padded_dim, s.q_pairs.get(), nullptr);
+    load_tile_pairs(job.q, job.group, first, count, head.padded_dim, s.q_pairs, nullptr);
   }
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   reset_rows(quads * kQuad, head.padded_dim, s);

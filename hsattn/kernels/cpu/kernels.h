@@ -52,35 +52,46 @@ struct BackwardJob {
   float* dv_nodes = nullptr;
 };
 
-// Memory of one task, reused from tile to tile.
+// Memory of one task, reused from tile to tile. What its job does not need is null or empty.
 struct Scratch {
-  Index rows = 0;                                  // of a tile, a multiple of 32
-  Index capacity = 0;                              // nodes or tokens that a cell may score at once
-  Buffer<float> q, o, dout, dq;                    // [rows, padded dim]
-  Buffer<float> q_pairs, dout_pairs;               // [rows, max of depth, padded dim / 2]: q without scale
-  Buffer<float> q_row_pairs, dout_row_pairs;       // [rows / 2, padded dim]: pairs of rows; backward only; of tiles
-                                                   // [rows / 32, padded dim, 16]
-  Buffer<float> max, far_sum, lse, delta;          // [rows]
-  Buffer<float> sums, rounded_sums;                // [rows, 8]; the second of weights as Pairs hold them
-  Buffer<float> tile_sums;                         // [rows, 16]: rounded_sums in the first column; tiles only
-  Buffer<float> scores;                            // [4 group, capacity]
-  Buffer<float> mass;                              // [4, capacity]
-  Buffer<float> work, spare;                       // [capacity], [capacity + 16]
-  Buffer<float> unit_mass;                         // [capacity / 8]
-  Buffer<std::int8_t> q_int8;                      // [rows, padded dim]
-  Buffer<float> q_scales;                          // [rows]
-  Buffer<std::int32_t> q_sums;                     // [rows]: -128 times the sum of the row's bytes
-  Buffer<std::int32_t> ids, next_ids;              // [capacity]
-  Buffer<std::uint8_t> may, next_may, chosen;      // [capacity]
-  Buffer<std::int32_t> lists;                      // [positions of a tile, slots]
-  Buffer<Entry> cell_entries;                      // [capacity / 8]: candidates of a cell; a byte for each position
+  Index rows = 0;      // of a tile, a multiple of 4; with tile registers of 32
+  Index capacity = 0;  // nodes or tokens that a cell may score at once
+  // [rows, padded dim]
+  float *q = nullptr, *o = nullptr, *dout = nullptr, *dq = nullptr;
+  // [rows, max of depth, padded dim / 2]: q without scale
+  float *q_pairs = nullptr, *dout_pairs = nullptr;
+  // [rows / 2, padded dim]: pairs of rows; backward only; of tiles [rows / 32, padded dim, 16]
+  float *q_row_pairs = nullptr, *dout_row_pairs = nullptr;
+  // [rows]
+  float *max = nullptr, *far_sum = nullptr, *lse = nullptr, *delta = nullptr;
+  // [rows, 8]; the second of weights as Pairs hold them
+  float *sums = nullptr, *rounded_sums = nullptr;
+  float* tile_sums = nullptr;               // [rows, 16]: rounded_sums in the first column; tiles only
+  float* scores = nullptr;                  // [4 group, capacity]
+  float* mass = nullptr;                    // [4, capacity]
+  float *work = nullptr, *spare = nullptr;  // [capacity], [capacity + 16]
+  float* unit_mass = nullptr;               // [capacity / 8]
+  std::int8_t* q_int8 = nullptr;            // [rows, padded dim]
+  float* q_scales = nullptr;                // [rows]
+  std::int32_t* q_sums = nullptr;           // [rows]: -128 times the sum of the row's bytes
+  // [capacity]
+  std::int32_t *ids = nullptr, *next_ids = nullptr;
+  std::uint8_t *may = nullptr, *next_may = nullptr, *chosen = nullptr;
+  std::int32_t* lists = nullptr;                   // [positions of a tile, slots]
+  Entry* cell_entries = nullptr;                   // [capacity / 8]: candidates of a cell; a byte for each position
   std::vector<std::vector<Entry>> entries;         // [quads]
-  std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each
+  std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each; far field only
   std::vector<Index> far_counts;                   // [quads]
   std::vector<HeldNode> held;                      // merged lists of a quad
   std::vector<Hint> hints;                         // one for each stage of the search
 
   Scratch(const HeadJob& job, bool backward);
+
+ private:
+  void take_rows(Slab::Taker& take, const HeadJob& job, bool backward);
+  void take_search(Slab::Taker& take, const HeadJob& job);
+
+  Slab memory_;
 };
 
 struct Kernels {

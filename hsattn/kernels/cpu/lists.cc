@@ -41,33 +41,48 @@ void append_whole(std::vector<Entry>& entries, Index begin, Index end, std::uint
   for (Entry* out = entries.data() + used; begin < end; ++begin) *out++ = {static_cast<std::int32_t>(begin), lanes};
 }
 
-void append_near(const PlanShape& s, std::span<const QuadPosition> positions, std::vector<Entry>& entries) {
+// The near run of each position of a quad.
+struct NearRuns {
+  Range of[kQuad];
+  std::uint32_t rows[kQuad] = {};
+  int count = 0;
+
+  NearRuns(const PlanShape& s, std::span<const QuadPosition> positions) {
+    for (const QuadPosition& p : positions) {
+      of[count] = s.near(p.position);
+      rows[count++] = p.rows;
+    }
+  }
+};
+
+// Units [unit, end), with the lanes that each row sees.
+void append_some(const NearRuns& near, Index unit, Index end, std::vector<Entry>& entries) {
+  for (; unit < end; ++unit) {
+    std::uint32_t lanes = 0;
+    for (int i = 0; i < near.count; ++i) {
+      lanes |= near.rows[i] & in_each_row(lane_bits(near.of[i].begin - unit * kUnit, near.of[i].end - unit * kUnit));
+    }
+    if (lanes != 0) append(entries, unit, lanes);
+  }
+}
+
+void append_near(const PlanShape& s, const NearRuns& near, std::vector<Entry>& entries) {
   Range any{s.keys, 0}, all{0, s.keys};
   std::uint32_t rows = 0;
-  for (const QuadPosition& p : positions) {
-    const Range near = s.near(p.position);
-    all = {std::max(all.begin, near.begin), std::min(all.end, near.end)};
-    if (near.size() == 0) continue;
-    any = {std::min(any.begin, near.begin), std::max(any.end, near.end)};
-    rows |= p.rows;
+  for (int i = 0; i < near.count; ++i) {
+    const Range& run = near.of[i];
+    all = {std::max(all.begin, run.begin), std::min(all.end, run.end)};
+    if (run.size() == 0) continue;
+    any = {std::min(any.begin, run.begin), std::max(any.end, run.end)};
+    rows |= near.rows[i];
   }
-  const auto append_some = [&](Index unit, Index end) {
-    for (; unit < end; ++unit) {
-      std::uint32_t lanes = 0;
-      for (const QuadPosition& p : positions) {
-        const Range near = s.near(p.position);
-        lanes |= p.rows & in_each_row(lane_bits(near.begin - unit * kUnit, near.end - unit * kUnit));
-      }
-      if (lanes != 0) append(entries, unit, lanes);
-    }
-  };
   // Units that all rows see wholly, most of them, and those before and behind.
   const Index begin = any.begin / kUnit, end = ceil_div(any.end, kUnit);
   const Index whole = std::clamp(ceil_div(all.begin, kUnit), begin, std::max(begin, end));
   const Index behind = std::clamp(all.end / kUnit, whole, std::max(whole, end));
-  append_some(begin, whole);
+  append_some(near, begin, whole, entries);
   append_whole(entries, whole, behind, rows);
-  append_some(behind, end);
+  append_some(near, behind, end, entries);
 }
 
 // Puts units in ascending order, each once. They mostly are: only where the near run of one position overlaps the list
@@ -236,13 +251,18 @@ void merge_lists(std::span<const QuadPosition> positions, std::vector<HeldNode>&
 void build_entries(const PlanShape& shape, std::span<const QuadPosition> positions, std::span<const HeldNode> kept,
                    std::vector<Entry>& entries) {
   entries.clear();
-  Index near_begin = shape.keys;
-  for (const QuadPosition& p : positions) {
-    if (shape.near(p.position).size() > 0) near_begin = std::min(near_begin, shape.near(p.position).begin);
+  const NearRuns near(shape, positions);
+  Index near_begin = shape.keys, near_end = 0;
+  for (int i = 0; i < near.count; ++i) {
+    if (near.of[i].size() == 0) continue;
+    near_begin = std::min(near_begin, near.of[i].begin);
+    near_end = std::max(near_end, near.of[i].end);
   }
+  // As many as there are if no block is larger or smaller than a unit.
+  entries.reserve(kept.size() + static_cast<std::size_t>(std::max<Index>(0, near_end - near_begin) / kUnit + 2));
   std::size_t i = 0;
   for (; i < kept.size() && kept[i].index * shape.block < near_begin; ++i) append_block(shape, kept[i], entries);
-  append_near(shape, positions, entries);
+  append_near(shape, near, entries);
   for (; i < kept.size(); ++i) append_block(shape, kept[i], entries);
   sort_units(entries);
 }

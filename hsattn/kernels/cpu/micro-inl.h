@@ -141,11 +141,14 @@ HSATTN_INLINE void round_weights([[maybe_unused]] const float* weights, [[maybe_
   }
 }
 
-// Scores that the row does not see become kMasked.
-HSATTN_INLINE void mask_scores(float* scores, const std::uint64_t* seen) {
+// Vectors of a row that hold the first `units` units.
+HSATTN_INLINE int vectors_of(int units) { return (units + kUnitsPerVector - 1) / kUnitsPerVector; }
+
+// Scores that the row does not see become kMasked, in the first `vectors` of each row.
+HSATTN_INLINE void mask_scores(float* scores, const std::uint64_t* seen, int vectors) {
   for (int r = 0; r < kQuad; ++r) {
     const auto* bytes = reinterpret_cast<const std::uint8_t*>(seen + r);
-    for (int c = 0; c < kVectors; ++c) {
+    for (int c = 0; c < vectors; ++c) {
       float* s = scores + r * kPanel + c * kLanes;
       store(s, select(lanes_of(bytes + c * kUnitsPerVector), load(s), set1(kMasked)));
     }
@@ -158,11 +161,11 @@ struct RowSums {
   H exact, rounded;
 };
 
-// Scores [64] of one row become weights exp(score) 2^-m, and are added to the sums.
+// The first `vectors` of one row's scores become weights exp(score) 2^-m, and are added to the sums.
 template <class Words, bool kHuge, bool kFar>
-HSATTN_INLINE void weights_of_row(float* row, float m, RowSums& sums) {
+HSATTN_INLINE void weights_of_row(float* row, int vectors, float m, RowSums& sums) {
   const F floor = set1(negligible_below<kHuge>(m));
-  for (int c = 0; c < kVectors; ++c) {
+  for (int c = 0; c < vectors; ++c) {
     const F p = exp_minus<kHuge>(max_keep_nan(floor, load(row + c * kLanes)), set1(m));
     if constexpr (!kFar) sums.exact = add_units(sums.exact, p);
     const F word = Words::rounded(p);
@@ -173,11 +176,11 @@ HSATTN_INLINE void weights_of_row(float* row, float m, RowSums& sums) {
 
 // The running maxima `best` of 4 rows take in a panel's scores; rescale[r] = 2^(old m - m). used[r] is m, an exponent
 // that weights are relative to, or 0 where the row has seen nothing.
-HSATTN_INLINE void raise_maxima(const float* scores, float* best, float* rescale, float* used) {
+HSATTN_INLINE void raise_maxima(const float* scores, int vectors, float* best, float* rescale, float* used) {
   F top[kQuad];
   for (int r = 0; r < kQuad; ++r) {
     top[r] = set1(kMasked);
-    for (int c = 0; c < kVectors; ++c) top[r] = max_keep_nan(load(scores + r * kPanel + c * kLanes), top[r]);
+    for (int c = 0; c < vectors; ++c) top[r] = max_keep_nan(load(scores + r * kPanel + c * kLanes), top[r]);
   }
   float largest[kQuad];
   store_maxima_of_quad(top, largest);
@@ -190,27 +193,27 @@ HSATTN_INLINE void raise_maxima(const float* scores, float* best, float* rescale
   }
 }
 
-// One step of the running softmax: scores [4, 64], the first `keys` of them real, become weights exp(score) 2^-m; m is
-// the running maximum `best` in the log2 domain, rounded up to an integer so that rescaling is exact; rescale[r] =
-// 2^(old m - m).
+// One step of the running softmax: scores [4, 64], of which the first `vectors` of each row and of these `keys` are
+// real, become weights exp(score) 2^-m; m is the running maximum in the log2 domain, rounded up to an integer so that
+// rescaling is exact; rescale[r] = 2^(old m - m).
 //
 // Row sums stay apart for the 8 lanes of a unit (kFar false), or are one chain over the nodes (kFar true), so that
 // their bits do not depend on how entries fall into panels.
 template <class Words, bool kFar>
-HSATTN_INLINE void softmax_step(float* scores, int keys, Index at, Scratch& s, float* rescale) {
+HSATTN_INLINE void softmax_step(float* scores, int vectors, int keys, Index at, Scratch& s, float* rescale) {
   constexpr bool kPairs = Words::kPerWord == 2;
-  float* const far_sum = s.far_sum.get() + at;
+  float* const far_sum = s.far_sum + at;
   float used[kQuad];
-  raise_maxima(scores, s.max.get() + at, rescale, used);
+  raise_maxima(scores, vectors, s.max + at, rescale, used);
   for (int r = 0; r < kQuad; ++r) {
-    float* const exact = s.sums.get() + (at + r) * kUnit;
-    float* const rounded = kPairs ? s.rounded_sums.get() + (at + r) * kUnit : exact;
+    float* const exact = s.sums + (at + r) * kUnit;
+    float* const rounded = kPairs ? s.rounded_sums + (at + r) * kUnit : exact;
     RowSums sums{half_mul(half_load(exact), rescale[r]),
                  kPairs ? half_mul(half_load(rounded), rescale[r]) : half_zero()};
     if (used[r] > kHugeExponent || used[r] < -kHugeExponent) {
-      weights_of_row<Words, true, kFar>(scores + r * kPanel, used[r], sums);
+      weights_of_row<Words, true, kFar>(scores + r * kPanel, vectors, used[r], sums);
     } else {
-      weights_of_row<Words, false, kFar>(scores + r * kPanel, used[r], sums);
+      weights_of_row<Words, false, kFar>(scores + r * kPanel, vectors, used[r], sums);
     }
     half_store(exact, sums.exact);
     if constexpr (kPairs) half_store(rounded, sums.rounded);

@@ -12,6 +12,21 @@
 namespace hsattn::cpu {
 namespace {
 
+// Four rows of four floats, `stride` bytes apart, to four columns, `step` bytes apart.
+void transpose_four(const std::byte* rows, Index stride, Index step, std::byte* out) {
+  using V = float __attribute__((vector_size(16)));
+  V a, b, c, d;
+  std::memcpy(&a, rows, sizeof a);
+  std::memcpy(&b, rows + stride, sizeof b);
+  std::memcpy(&c, rows + 2 * stride, sizeof c);
+  std::memcpy(&d, rows + 3 * stride, sizeof d);
+  const V ac = __builtin_shufflevector(a, c, 0, 4, 1, 5), bd = __builtin_shufflevector(b, d, 0, 4, 1, 5);
+  const V ac2 = __builtin_shufflevector(a, c, 2, 6, 3, 7), bd2 = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+  const V columns[4] = {__builtin_shufflevector(ac, bd, 0, 4, 1, 5), __builtin_shufflevector(ac, bd, 2, 6, 3, 7),
+                        __builtin_shufflevector(ac2, bd2, 0, 4, 1, 5), __builtin_shufflevector(ac2, bd2, 2, 6, 3, 7)};
+  for (int i = 0; i < 4; ++i) std::memcpy(out + i * step, &columns[i], sizeof(V));
+}
+
 // Step i of a unit is bytes [i kBytes, (i + 1) kBytes) of each of its rows, one after another; steps are `columns`
 // tokens apart. `bytes` of a row and `count` rows exist, for the lanes from `lane` on. Lane 0 begins the unit: the rest
 // of it becomes zeros.
@@ -23,7 +38,15 @@ void transpose_bytes(const std::byte* rows, Index stride, Index lane, Index coun
     for (Index i = 0; i < steps; ++i) std::memset(out + i * columns * kBytes, 0, kUnit * kBytes);
   }
   out += lane * kBytes;
-  for (Index i = 0; i < whole; ++i) {
+  Index i = 0;
+  if constexpr (kBytes == sizeof(float)) {
+    for (; count == kUnit && i + 4 <= whole; i += 4) {
+      for (Index j = 0; j < kUnit; j += 4) {
+        transpose_four(rows + j * stride + i * kBytes, stride, columns * kBytes, out + (i * columns + j) * kBytes);
+      }
+    }
+  }
+  for (; i < whole; ++i) {
     for (Index j = 0; j < count; ++j)
       std::memcpy(out + (i * columns + j) * kBytes, rows + j * stride + i * kBytes, kBytes);
   }
@@ -103,44 +126,50 @@ PackedHead shape_packed_head(Index keys, Index dim, const PackRequest& request) 
   return head;
 }
 
-OwnedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request) {
-  OwnedHead owned{shape_packed_head(keys, dim, request), {}};
-  PackedHead& head = owned.head;
-  const char* what = "attention: packed keys and values";
-  const auto allocate = [&]<class T>(Units<T>& table, Index size, Index count) {
-    owned.memory.push_back(allocate_buffer<std::byte>(count * size * static_cast<Index>(sizeof(T)), what));
-    table.run = reinterpret_cast<T*>(owned.memory.back().get());
-    table.size = size;
+namespace {
+
+void take_tables(Slab::Taker& take, const PackRequest& request, PackedHead& head) {
+  const auto table = [&]<class T>(Units<T>& units, Index size, Index count) {
+    take(units.run, size * count);
+    units.size = size;
   };
-  allocate(head.not_finite, 1, head.units);
+  table(head.not_finite, 1, head.units);
   if (request.rescore) {
-    allocate(head.keys_int8, kUnit * head.padded_dim, head.units);
-    allocate(head.key_scales, kUnit, head.units);
+    table(head.keys_int8, kUnit * head.padded_dim, head.units);
+    table(head.key_scales, kUnit, head.units);
   }
   if (request.values) {
-    allocate(head.keys_t, kUnit * head.depth, head.units);
-    allocate(head.values, head.unit_rows * head.padded_dim, head.units);
+    table(head.keys_t, kUnit * head.depth, head.units);
+    table(head.values, head.unit_rows * head.padded_dim, head.units);
   }
   if (request.backward) {
-    allocate(head.values_t, kUnit * head.depth, head.units);
-    allocate(head.key_rows, head.unit_rows * head.padded_dim, head.units);
+    table(head.values_t, kUnit * head.depth, head.units);
+    table(head.key_rows, head.unit_rows * head.padded_dim, head.units);
   }
-  what = "attention: key and value pyramid";
   PackedPyramid& p = head.pyramid;
-  if (p.levels == 0) return owned;
+  if (p.levels == 0) return;
   // The rows of all levels are one run, as gradients of nodes are.
-  Units<float> key_run, value_run;
-  allocate(key_run, head.padded_dim, p.rows());
-  if (request.far_field) allocate(value_run, head.padded_dim, p.rows());
+  Units<float> keys, values;
+  table(keys, head.padded_dim, p.rows());
+  if (request.far_field) table(values, head.padded_dim, p.rows());
   for (int level = 0; level < p.levels; ++level) {
     PackedLevel& nodes = p.level[level];
-    nodes.keys = {key_run[p.first[level]], head.padded_dim};
-    if (request.far_field) nodes.values = {value_run[p.first[level]], head.padded_dim};
+    const Index first = p.first[level] * head.padded_dim;
+    nodes.keys = {keys.run == nullptr ? nullptr : keys.run + first, head.padded_dim};
+    if (request.far_field) nodes.values = {values.run == nullptr ? nullptr : values.run + first, head.padded_dim};
     if (!request.search) continue;
     const Index units = ceil_div(p.first[level + 1] - p.first[level], kUnit);
-    allocate(nodes.keys_int8, kUnit * head.padded_dim, units);
-    allocate(nodes.key_scales, kUnit, units);
+    table(nodes.keys_int8, kUnit * head.padded_dim, units);
+    table(nodes.key_scales, kUnit, units);
   }
+}
+
+}  // namespace
+
+OwnedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request) {
+  OwnedHead owned{shape_packed_head(keys, dim, request), {}};
+  owned.memory = Slab("attention: packed keys, values and pyramid",
+                      [&](Slab::Taker& take) { take_tables(take, request, owned.head); });
   return owned;
 }
 

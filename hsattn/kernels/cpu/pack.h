@@ -1,8 +1,6 @@
 // Packing of one key/value head for the CPU kernels.
 #pragma once
 
-#include <vector>
-
 #include "hsattn/kernels/cpu/layout.h"
 #include "hsattn/kernels/cpu/rows.h"
 
@@ -27,7 +25,7 @@ PackedHead shape_packed_head(Index keys, Index dim, const PackRequest& request);
 // A head and the memory of its tables, each one run; reused for one head after another.
 struct OwnedHead {
   PackedHead head;
-  std::vector<Buffer<std::byte>> memory;
+  Slab memory;
 };
 OwnedHead allocate_packed_head(Index keys, Index dim, const PackRequest& request);
 

@@ -50,7 +50,7 @@ static Index list_sink_units(const Cell& c, Entry* out) {
 static Index list_candidate_units(Cell& c, Index count) {
   const PlanShape& shape = c.job.shape;
   const Index per_block = max_of<Index>(1, shape.block / kUnit);
-  Entry* out = c.s.cell_entries.get();
+  Entry* out = c.s.cell_entries;
   const bool plain = shape.block == kUnit && shape.keys % kUnit == 0;  // a block is a unit, and all its lanes exist
   Index units = plain ? count : 0;
   for (Index i = 0; i < units; ++i) out[i] = {c.s.ids[i], kBytesOfBits[c.s.may[i] & 15U]};
@@ -79,7 +79,7 @@ HSATTN_INLINE M lanes_of_entries(const Entry* e, int p) {
 
 // The largest finite score that position p may choose.
 static float largest_score(const Cell& c, int p, const float* score, Index units) {
-  const Entry* entries = c.s.cell_entries.get();
+  const Entry* entries = c.s.cell_entries;
   F top = set1(kMasked);
   for (Index u = 0; u < units; u += kUnitsPerVector) {
     const F x = load(score + u * kUnit);
@@ -93,7 +93,7 @@ static float largest_score(const Cell& c, int p, const float* score, Index units
 // whose units are seen whole or not at all, the factor is 1, and units that the position may not choose get rubbish.
 template <bool kHuge, bool kWhole>
 static float unit_masses(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
-  const Entry* entries = c.s.cell_entries.get();
+  const Entry* entries = c.s.cell_entries;
   const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
   std::int64_t total = 0;
   I sum = int_zero();
@@ -143,13 +143,13 @@ static void rescore(Cell& c) {
   }
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
-    float* mass = c.s.mass.get() + p * c.s.capacity;
-    const float* score = c.s.scores.get() + p * c.job.group * c.s.capacity;
+    float* mass = c.s.mass + p * c.s.capacity;
+    const float* score = c.s.scores + p * c.job.group * c.s.capacity;
     if (!normalised(c) && per_block == 1) {
       masses_of_row(c, p, score, units, mass);
       continue;
     }
-    float* unit_mass = c.s.unit_mass.get();
+    float* unit_mass = c.s.unit_mass;
     for (Index h = 0; h < c.job.group; ++h) {
       const float factor = masses_of_row(c, p, score + h * c.s.capacity, units, unit_mass);
       for (Index i = 0; i < count; ++i) {

@@ -121,7 +121,7 @@ static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows&
 template <bool kVnni, class Keys, class UnitOf>
 static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
   const Index padded = c.job.packed->padded_dim, capacity = c.s.capacity;
-  const Index row0 = (c.q - c.s.q.get()) / padded;
+  const Index row0 = (c.q - c.s.q) / padded;
   RoundedPanel panel;
   for (Index i = 0; i < count; i += kRoundedUnits) {
     Index units[kRoundedUnits];
@@ -129,8 +129,8 @@ static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& u
     keys.find(units, panel);
     for (Index r = 0; r < c.rows(); r += kQuad) {
       const Index row = row0 + r;
-      const RoundedRows rows{c.s.q_int8.get() + row * padded, c.s.q_scales.get() + row, c.s.q_sums.get() + row};
-      rounded_scores_of_units<kVnni>(rows, panel, padded, c.s.scores.get() + r * capacity + i * kUnit, capacity);
+      const RoundedRows rows{c.s.q_int8 + row * padded, c.s.q_scales + row, c.s.q_sums + row};
+      rounded_scores_of_units<kVnni>(rows, panel, padded, c.s.scores + r * capacity + i * kUnit, capacity);
     }
   }
 }

@@ -16,11 +16,11 @@ namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 static Index count_for_mass(const Cell& c, unsigned p, const float* mass) {
   constexpr float kWhole = 1073741824.0F;  // 2^30: shares are added up as integers
   const SearchBudgets& b = c.job.search;
-  float* x = c.s.spare.get();
+  float* x = c.s.spare;
   Index n = 0;
   for (Index i = 0; i < c.count; i += kLanes) {
     n += compress(reinterpret_cast<std::int32_t*>(x + n), reinterpret_cast<const std::int32_t*>(mass + i),
-                  lanes_with_bit(c.s.may.get() + i, p));
+                  lanes_with_bit(c.s.may + i, p));
   }
   const float factor = kWhole / static_cast<float>(c.job.group);
   std::int64_t all = 0;
@@ -39,24 +39,22 @@ struct Stage {
 // The k best of a stage for each position: their bits go to c.s.chosen.
 static void choose(Cell& c, Index k, Stage stage) {
   const bool by_mass = stage.last && c.job.search.mass > 0;
-  __builtin_memset(c.s.chosen.get(), 0, static_cast<std::size_t>(c.count));
+  __builtin_memset(c.s.chosen, 0, static_cast<std::size_t>(c.count));
   for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
     if ((c.active >> p & 1U) == 0) continue;
-    const float* rank =
-        stage.rescored ? c.s.mass.get() + static_cast<Index>(p) * c.s.capacity : rank_of_nodes(c, p, by_mass);
+    const float* rank = stage.rescored ? c.s.mass + static_cast<Index>(p) * c.s.capacity : rank_of_nodes(c, p, by_mass);
     const Index count = by_mass ? count_for_mass(c, p, rank) : k;
-    const Threshold t =
-        find_threshold(rank, c.s.may.get(), p, c.count, count, c.s.work.get(), c.s.spare.get(), &c.s.hints[stage.hint]);
+    const Threshold t = find_threshold(rank, c.s.may, p, c.count, count, c.s.work, c.s.spare, &c.s.hints[stage.hint]);
     const auto flag = static_cast<std::uint8_t>(1U << p);
-    std::uint8_t* chosen = c.s.chosen.get();
-    for_each_chosen(c.s.work.get(), c.count, t, [&](Index i, M lanes) { mark_lanes(chosen + i, lanes, flag); });
+    std::uint8_t* chosen = c.s.chosen;
+    for_each_chosen(c.s.work, c.count, t, [&](Index i, M lanes) { mark_lanes(chosen + i, lanes, flag); });
   }
 }
 
 // Sinks, then the chosen blocks, then padding.
 static void write_lists(Cell& c, std::int32_t* lists) {
   const PlanShape& shape = c.job.shape;
-  std::int32_t* blocks = c.s.next_ids.get();
+  std::int32_t* blocks = c.s.next_ids;
   for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
     if ((c.active >> p & 1U) == 0) continue;
     std::int32_t* list = lists + static_cast<Index>(p) * shape.slots();
@@ -66,7 +64,7 @@ static void write_lists(Cell& c, std::int32_t* lists) {
     }
     Index found = 0;
     for (Index i = 0; i < c.count; i += kLanes) {
-      found += compress(blocks + found, c.s.ids.get() + i, lanes_with_bit(c.s.chosen.get() + i, p));
+      found += compress(blocks + found, c.s.ids + i, lanes_with_bit(c.s.chosen + i, p));
     }
     __builtin_memcpy(list + used, blocks, static_cast<std::size_t>(found) * sizeof *list);
     for (used += found; used < shape.slots(); ++used) list[used] = -1;
@@ -86,7 +84,7 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
     }
     open_children(c, level - 1);
   }
-  forbid_items(c.s.ids.get(), c.s.may.get(), c.count, b.sinks, c.job.shape.blocks());  // sinks are attended anyway
+  forbid_items(c.s.ids, c.s.may, c.count, b.sinks, c.job.shape.blocks());  // sinks are attended anyway
   const Index wanted = b.rescore ? b.candidates : b.kept;
   if (most_allowed(c) <= (b.rescore ? wanted : b.least)) {
     choose_all(c);
@@ -136,15 +134,15 @@ static void search_cell(Cell& c, Index first, std::int32_t* lists) {
 }
 
 static void select_tile(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
-  round_queries(s.q.get(), count * job.group, job.packed->padded_dim, s);
+  round_queries(s.q, count * job.group, job.packed->padded_dim, s);
   for (Index p = 0; p < count; p += kQuad) {
-    Cell cell{job, s, s.q.get() + p * job.group * job.packed->padded_dim, min_of<Index>(kQuad, count - p)};
+    Cell cell{job, s, s.q + p * job.group * job.packed->padded_dim, min_of<Index>(kQuad, count - p)};
     search_cell(cell, first + p, lists + p * job.shape.slots());
   }
 }
 
 static void select_queries(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
-  load_tile_rows(job.q, job.group, first, count, job.scale, job.packed->padded_dim, s.q.get());
+  load_tile_rows(job.q, job.group, first, count, job.scale, job.packed->padded_dim, s.q);
   select_tile(job, first, count, lists, s);
 }
 

@@ -163,8 +163,8 @@ HSATTN_INLINE void serve_waiting(WaitingStrips& w, const BackwardJob& out, Index
     for (float* weights : {w.p, w.ds})
       __builtin_memset(weights + i * kRowPairs * kPanel, 0, kRowPairs * kPanel * sizeof(float));
   }
-  serve_keys(w, w.ds, s.q_row_pairs.get(), padded, out.dk);
-  serve_keys(w, w.p, s.dout_row_pairs.get(), padded, out.dv);
+  serve_keys(w, w.ds, s.q_row_pairs, padded, out.dk);
+  serve_keys(w, w.p, s.dout_row_pairs, padded, out.dv);
   w.strips = 0;
 }
 
@@ -213,8 +213,8 @@ static void load_deltas_of_strips(const HeadJob& job, Index rows, Scratch& s) {
   constexpr Index kDims = 2 * kLanes;  // of one instruction
   const Index padded = job.packed->padded_dim;
   for (Index row = 0; row < rows; ++row) {
-    const float* dout = s.dout.get() + row * padded;
-    const float* o = s.o.get() + row * padded;
+    const float* dout = s.dout + row * padded;
+    const float* o = s.o + row * padded;
     float sum = 0;
     for (Index first = 0; first < padded; first += kDims) {
       float even = 0, odd = 0;
@@ -247,15 +247,15 @@ static void load_backward_strips(const HeadJob& job, const BackwardJob& out, Ind
   const Index depth = job.packed->depth, padded = job.packed->padded_dim, rows = count * job.group;
   const Index all_rows = (rows + 2 * kStrip - 1) / (2 * kStrip) * (2 * kStrip);
   load_backward_rows<Floats>(job, out, first, count, s);
-  load_tile_pairs(job.q, job.group, first, count, 2 * depth, s.q_pairs.get(), nullptr);
-  load_tile_pairs(out.dout, job.group, first, count, 2 * depth, s.dout_pairs.get(), nullptr);
-  complete_pairs(rows, depth, false, s.q_pairs.get());
-  complete_pairs(rows, depth, false, s.dout_pairs.get());
-  turn_rows(s.q_pairs.get(), rows, depth, padded, s.q_row_pairs.get());
-  turn_rows(s.dout_pairs.get(), rows, depth, padded, s.dout_row_pairs.get());
+  load_tile_pairs(job.q, job.group, first, count, 2 * depth, s.q_pairs, nullptr);
+  load_tile_pairs(out.dout, job.group, first, count, 2 * depth, s.dout_pairs, nullptr);
+  complete_pairs(rows, depth, false, s.q_pairs);
+  complete_pairs(rows, depth, false, s.dout_pairs);
+  turn_rows(s.q_pairs, rows, depth, padded, s.q_row_pairs);
+  turn_rows(s.dout_pairs, rows, depth, padded, s.dout_row_pairs);
   load_lse(job, out, first, count, s);
   load_deltas_of_strips(job, rows, s);
-  __builtin_memset(s.dq.get(), 0, static_cast<std::size_t>(all_rows * padded) * sizeof(float));
+  __builtin_memset(s.dq, 0, static_cast<std::size_t>(all_rows * padded) * sizeof(float));
 }
 
 static void backward_tile_by_strips(const HeadJob& job, const BackwardJob& out, Index first, Index count, Scratch& s) {
@@ -263,26 +263,24 @@ static void backward_tile_by_strips(const HeadJob& job, const BackwardJob& out, 
   const Index rows = count * job.group, quads = (rows + kQuad - 1) / kQuad, padded = head.padded_dim;
   load_backward_strips(job, out, first, count, s);
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
-  const bool careful = rows_not_finite(s.q.get(), s.dout.get(), quads * kQuad * padded);
+  const bool careful = rows_not_finite(s.q, s.dout, quads * kQuad * padded);
   for (Index quad = 0; quad < quads && job.shape.far_field; ++quad) {
     const Index row = quad * kQuad, at = row * padded;
     backward_far(head, out, far_of(s, quad),
-                 BackwardRows{s.q.get() + at, s.dout.get() + at, s.dq.get() + at, s.lse.get() + row,
-                              s.delta.get() + row, nullptr, nullptr},
-                 careful);
+                 BackwardRows{s.q + at, s.dout + at, s.dq + at, s.lse + row, s.delta + row, nullptr, nullptr}, careful);
   }
   {
     const TileRegisters registers(kBackwardShapes);
     WaitingStrips waiting;
     for_each_strip_panel(s, quads, [&](Index strip, StripCursor& cursor) HSATTN_ALWAYS {
       const Index row = strip * kStrip, at = row * padded;
-      const BackwardStrip rows_of_strip{s.q_pairs.get() + row * head.depth,
-                                        s.dout_pairs.get() + row * head.depth,
-                                        s.q.get() + at,
-                                        s.dout.get() + at,
-                                        s.dq.get() + at,
-                                        s.lse.get() + row,
-                                        s.delta.get() + row,
+      const BackwardStrip rows_of_strip{s.q_pairs + row * head.depth,
+                                        s.dout_pairs + row * head.depth,
+                                        s.q + at,
+                                        s.dout + at,
+                                        s.dq + at,
+                                        s.lse + row,
+                                        s.delta + row,
                                         job.scale,
                                         careful};
       backward_strip_panel(head, out, rows_of_strip, strip, cursor, s, waiting);

@@ -100,11 +100,11 @@ HSATTN_APART void weigh_rows(const float* products, const StripPanel& panel, con
 }
 
 HSATTN_INLINE void rescale_strip(const StripStep& step, Index padded, Index row, Scratch& s) {
-  store(s.far_sum.get() + row, mul(load(step.rescale), load(s.far_sum.get() + row)));
+  store(s.far_sum + row, mul(load(step.rescale), load(s.far_sum + row)));
   for (int r = 0; r < kStripRows; ++r) {
     const F factor = set1(step.rescale[r]);
-    float* o = s.o.get() + (row + r) * padded;
-    float* sums = s.tile_sums.get() + (row + r) * kLanes;
+    float* o = s.o + (row + r) * padded;
+    float* sums = s.tile_sums + (row + r) * kLanes;
     for (Index c = 0; c < padded; c += kLanes) store(o + c, mul(factor, load(o + c)));
     store(sums, mul(factor, load(sums)));
   }
@@ -136,17 +136,17 @@ HSATTN_INLINE void forward_strip_panel(const PackedHead& head, float scale, bool
   alignas(64) float words[kStripRows * kPanel / 2];
   take_strip_panel(head, cursor, panel);
   columns.find(head.keys_t, head.depth, panel);
-  scores_of_strip(s.q_pairs.get() + row * head.depth, head.depth, columns, products);
-  begin_step(products, panel, scale, s.max.get() + row, step);
+  scores_of_strip(s.q_pairs + row * head.depth, head.depth, columns, products);
+  begin_step(products, panel, scale, s.max + row, step);
   const auto weigh = panel.careful || careful_rows || step.huge ? weigh_rows<true, false>
                      : panel.all_seen                           ? weigh_rows<false, true>
                                                                 : weigh_rows<false, false>;
-  weigh(products, panel, ScoreScale(scale), step, s.sums.get() + row * kUnit, words);
+  weigh(products, panel, ScoreScale(scale), step, s.sums + row * kUnit, words);
   if (step.rescales) rescale_strip(step, head.padded_dim, row, s);
   rows.find(head.values, panel, false);
-  float* o = s.o.get() + row * head.padded_dim;
+  float* o = s.o + row * head.padded_dim;
   weighted_units_of_strip(head, words, panel, rows, false, o);
-  add_up_weights(words, panel, s.tile_sums.get() + row * kLanes);
+  add_up_weights(words, panel, s.tile_sums + row * kLanes);
   if (panel.careful) add_not_finite(head, head.values, panel, words, o);
 }
 
@@ -162,18 +162,18 @@ static void forward_tile_by_strips(const HeadJob& job, Index first, Index count,
   const PackedHead& head = *job.packed;
   const Index rows = count * job.group, quads = (rows + kQuad - 1) / kQuad, padded = head.padded_dim;
   const Index all_rows = (rows + kStrip - 1) / kStrip * kStrip;
-  load_tile_rows(job.q, job.group, first, count, job.scale, padded, s.q.get());
-  load_tile_pairs(job.q, job.group, first, count, 2 * head.depth, s.q_pairs.get(), nullptr);
-  complete_pairs(rows, head.depth, job.scale < 0, s.q_pairs.get());
+  load_tile_rows(job.q, job.group, first, count, job.scale, padded, s.q);
+  load_tile_pairs(job.q, job.group, first, count, 2 * head.depth, s.q_pairs, nullptr);
+  complete_pairs(rows, head.depth, job.scale < 0, s.q_pairs);
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   reset_rows(all_rows, padded, s);
-  __builtin_memset(s.tile_sums.get(), 0, static_cast<std::size_t>(all_rows * kLanes) * sizeof(float));
+  __builtin_memset(s.tile_sums, 0, static_cast<std::size_t>(all_rows * kLanes) * sizeof(float));
   if (job.shape.far_field) {
     for (Index quad = 0; quad < quads; ++quad) forward_far(head, far_of(s, quad), quad * kQuad, s);
   }
   {
     const TileRegisters registers(kForwardShapes);
-    const bool careful = any_not_finite(s.q.get(), quads * kQuad * padded);
+    const bool careful = any_not_finite(s.q, quads * kQuad * padded);
     for_each_strip_panel(s, quads, [&](Index strip, StripCursor& cursor) HSATTN_ALWAYS {
       forward_strip_panel(head, job.scale < 0 ? -job.scale : job.scale, careful, cursor, strip * kStrip, s);
     });

@@ -46,55 +46,55 @@ void find_quad_positions(const HeadJob& job, Index first, Index count, const std
 }  // namespace
 
 Scratch::Scratch(const HeadJob& job, bool backward) {
-  const char* what = "attention: working memory of a task";
-  const Index padded = job.packed->padded_dim;
   const Index positions = std::min(kTile, job.shape.queries);
-  rows = round_up(positions * job.group, 2 * kStrip);
-  q = allocate_buffer<float>(rows * padded, what);
-  o = allocate_buffer<float>(rows * padded, what);
-  max = allocate_buffer<float>(rows, what);
-  far_sum = allocate_buffer<float>(rows, what);
-  sums = allocate_buffer<float>(rows * kUnit, what);
-  if (backward) {
-    dout = allocate_buffer<float>(rows * padded, what);
-    dq = allocate_buffer<float>(rows * padded, what);
-    lse = allocate_buffer<float>(rows, what);
-    delta = allocate_buffer<float>(rows, what);
-  }
-  if (job.packed->pairs) {
-    const Index words = std::max(job.packed->depth, padded / 2);
-    q_pairs = allocate_buffer<float>(rows * words, what);
-    rounded_sums = allocate_buffer<float>(rows * kUnit, what);
-    if (job.packed->tiles) tile_sums = allocate_buffer<float>(rows * kStrip, what);
-    if (backward) {
-      dout_pairs = allocate_buffer<float>(rows * words, what);
-      q_row_pairs = allocate_buffer<float>(rows * padded / 2, what);
-      dout_row_pairs = allocate_buffer<float>(rows * padded / 2, what);
-    }
-  }
+  rows = round_up(positions * job.group, job.packed->tiles ? 2 * kStrip : kQuad);
+  const bool searches = job.shape.slots() > 0 && job.lists == nullptr && job.rule == nullptr;
+  if (searches) capacity = search_capacity(job);
+  memory_ = Slab("attention: working memory of a task", [&](Slab::Taker& take) {
+    take_rows(take, job, backward);
+    if (job.shape.slots() > 0) take(lists, positions * job.shape.slots());
+    if (searches) take_search(take, job);
+  });
   entries.resize(static_cast<std::size_t>(rows / kQuad));
-  far_entries.resize(entries.size());
-  far_counts.resize(entries.size());
-  if (job.shape.slots() == 0) return;
-  lists = allocate_buffer<std::int32_t>(positions * job.shape.slots(), what);
-  if (job.lists != nullptr || job.rule != nullptr) return;
-  capacity = search_capacity(job);
+  if (job.shape.far_field) {
+    far_entries.resize(entries.size());
+    far_counts.resize(entries.size());
+  }
+  if (searches) hints.assign(PackedPyramid::kMaxLevels + 3, Hint{});
+}
+
+void Scratch::take_rows(Slab::Taker& take, const HeadJob& job, bool backward) {
+  const Index padded = job.packed->padded_dim;
+  for (float** array : {&q, &o}) take(*array, rows * padded);
+  for (float** array : {&max, &far_sum}) take(*array, rows);
+  take(sums, rows * kUnit);
+  if (backward) {
+    for (float** array : {&dout, &dq}) take(*array, rows * padded);
+    for (float** array : {&lse, &delta}) take(*array, rows);
+  }
+  if (!job.packed->pairs) return;
+  const Index words = std::max(job.packed->depth, padded / 2);
+  take(q_pairs, rows * words);
+  take(rounded_sums, rows * kUnit);
+  if (job.packed->tiles) take(tile_sums, rows * kStrip);
+  if (!backward) return;
+  take(dout_pairs, rows * words);
+  for (float** array : {&q_row_pairs, &dout_row_pairs}) take(*array, rows * padded / 2);
+}
+
+void Scratch::take_search(Slab::Taker& take, const HeadJob& job) {
   const Index cell = std::min(kQuad, job.shape.queries);  // positions
-  scores = allocate_buffer<float>(round_up(cell * job.group, kQuad) * capacity, what);
-  mass = allocate_buffer<float>(cell * capacity, what);
-  work = allocate_buffer<float>(capacity, what);
-  spare = allocate_buffer<float>(capacity + kDimAlign, what);
-  unit_mass = allocate_buffer<float>(capacity / kUnit + kUnit, what);
-  cell_entries = allocate_buffer<Entry>(capacity / kUnit + kUnit, what);
-  ids = allocate_buffer<std::int32_t>(capacity, what);
-  next_ids = allocate_buffer<std::int32_t>(capacity, what);
-  may = allocate_buffer<std::uint8_t>(capacity, what);
-  next_may = allocate_buffer<std::uint8_t>(capacity, what);
-  chosen = allocate_buffer<std::uint8_t>(capacity, what);
-  hints.assign(PackedPyramid::kMaxLevels + 3, Hint{});
-  q_int8 = allocate_buffer<std::int8_t>(rows * padded, what);
-  q_scales = allocate_buffer<float>(rows, what);
-  q_sums = allocate_buffer<std::int32_t>(rows, what);
+  take(scores, round_up(cell * job.group, kQuad) * capacity);
+  take(mass, cell * capacity);
+  take(work, capacity);
+  take(spare, capacity + kDimAlign);
+  take(unit_mass, capacity / kUnit + kUnit);
+  take(cell_entries, capacity / kUnit + kUnit);
+  for (std::int32_t** array : {&ids, &next_ids}) take(*array, capacity);
+  for (std::uint8_t** array : {&may, &next_may, &chosen}) take(*array, capacity);
+  take(q_int8, rows * job.packed->padded_dim);
+  take(q_scales, rows);
+  take(q_sums, rows);
 }
 
 void load_tile_rows(const StoredRows& x, Index group, Index first, Index count, float factor, Index padded_dim,
@@ -126,7 +126,7 @@ void load_tile_pairs(const StoredRows& x, Index group, Index first, Index count,
 
 void round_queries(const float* q, Index rows, Index padded_dim, Scratch& scratch) {
   for (Index row = 0; row < round_up(rows, kQuad); ++row) {
-    std::int8_t* bytes = scratch.q_int8.get() + row * padded_dim;
+    std::int8_t* bytes = scratch.q_int8 + row * padded_dim;
     scratch.q_scales[row] = quantize(q + row * padded_dim, padded_dim, kQueryLevels, bytes);
     std::int32_t sum = 0;
     for (Index d = 0; d < padded_dim; ++d) sum += bytes[d];
