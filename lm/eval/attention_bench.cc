@@ -67,7 +67,6 @@ std::string obstacle(const BenchCase& c) {
   const Index processors = use_threads(0);
   if (c.one_thread && c.threads > processors)
     return concat(c.threads, " threads, but this process may use ", processors);
-  if (c.bf16 && !has_fast_bf16()) return "no bf16 instructions, without which SDPA takes hundreds of times as long";
   return "";
 }
 
