@@ -45,15 +45,18 @@ class Slab {
   Slab(const char* what, const Describe& describe) {
     Taker sizes;
     describe(sizes);
+    std::byte* base = nullptr;
 #if !defined(__SANITIZE_ADDRESS__)
     // Not aligned_alloc, which takes several times as long for small memory.
     const auto bytes = static_cast<std::size_t>(sizes.used + kAlignment);
-    memory_.emplace_back(static_cast<std::byte*>(std::malloc(bytes)));
-    if (memory_.back() == nullptr) throw OutOfMemory(concat(what, ": no memory for ", sizes.used, " bytes"));
-    const std::byte* begin = memory_.back().get();
-    sizes.base = memory_.back().get() + (-reinterpret_cast<std::uintptr_t>(begin) & (kAlignment - 1));
+    memory_.reset(static_cast<std::byte*>(std::malloc(bytes)));
+    if (memory_ == nullptr) throw OutOfMemory(concat(what, ": no memory for ", sizes.used, " bytes"));
+    base = memory_.get() + (-reinterpret_cast<std::uintptr_t>(memory_.get()) & (kAlignment - 1));
 #endif
-    Taker arrays{sizes.base, 0, what, this};
+    Taker arrays;
+    arrays.base = base;
+    arrays.what = what;
+    arrays.slab = this;
     describe(arrays);
   }
 
@@ -65,20 +68,25 @@ class Slab {
 
     template <class T>
     void operator()(T*& pointer, Index count) {
-      const Index at = used;
-      used += round_up(std::max<Index>(count, 1) * static_cast<Index>(sizeof(T)), kAlignment);
-      if (slab == nullptr) return;
+      const Index bytes = std::max<Index>(count, 1) * static_cast<Index>(sizeof(T));
+      if (slab != nullptr) pointer = reinterpret_cast<T*>(place(bytes));
+      used += round_up(bytes, kAlignment);
+    }
+
+   private:
+    std::byte* place([[maybe_unused]] Index bytes) const {
 #if defined(__SANITIZE_ADDRESS__)
-      slab->memory_.push_back(allocate_buffer<std::byte>(used - at, what));
-      pointer = reinterpret_cast<T*>(slab->memory_.back().get());
+      slab->apart_.push_back(allocate_buffer<std::byte>(bytes, what));
+      return slab->apart_.back().get();
 #else
-      pointer = reinterpret_cast<T*>(base + at);
+      return base + used;
 #endif
     }
   };
 
  private:
-  std::vector<Buffer<std::byte>> memory_;
+  Buffer<std::byte> memory_;
+  std::vector<Buffer<std::byte>> apart_;  // in its place
 };
 
 /// A vector of `count` zeros.

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 
+#include "hsattn/base/buffer.h"
 #include "support/problem.h"
 
 namespace hsattn {
@@ -24,6 +27,23 @@ using testing::Tensors;
   Problem p{.name = "small", .heads = 2, .kv_heads = 2, .queries = queries, .keys = queries, .dim = 24};
   p.options.hsa = smallest_budgets();
   return p;
+}
+
+TEST(Memory, ArraysOfASlabAreAlignedAndLieApart) {
+  std::byte* bytes = nullptr;
+  double* none = nullptr;
+  float* floats = nullptr;
+  const Slab slab("test", [&](Slab::Taker& take) {
+    take(bytes, 65);
+    take(none, 0);
+    take(floats, 16);
+  });
+  const auto address = [](const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); };
+  for (const std::uintptr_t at : {address(bytes), address(none), address(floats)}) EXPECT_EQ(at % kAlignment, 0U);
+  std::fill_n(bytes, 65, std::byte{1});
+  std::fill_n(floats, 16, 2.0F);
+  EXPECT_TRUE(std::all_of(bytes, bytes + 65, [](std::byte b) { return b == std::byte{1}; }));
+  EXPECT_TRUE(std::all_of(floats, floats + 16, [](float x) { return x == 2.0F; }));
 }
 
 #if HSATTN_CAN_FAIL_ALLOCATIONS
