@@ -3,6 +3,8 @@
 import json
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from built_program import program
@@ -122,11 +124,18 @@ def test_an_interrupt_ends_it(model, texts):
     running = subprocess.Popen(
         list(map(str, [*command, "--answers", 1000000])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    while not catches_interrupts(running.pid):
+        time.sleep(0.01)
     with pytest.raises(subprocess.TimeoutExpired):
-        running.wait(2)
+        running.wait(1)
     running.send_signal(signal.SIGINT)
     stdout, _ = running.communicate(timeout=300)
     assert (running.returncode, stdout) == (130, "")
+
+
+def catches_interrupts(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGINT - 1) & 1
 
 
 WRONG = [
