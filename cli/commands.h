@@ -28,6 +28,8 @@ Command train_command();
 Command eval_command();
 Command generate_command();
 Command chat_command();
+Command convert_command();
+Command compare_command();
 Command bench_command();
 Command bench_step_command();
 Command inspect_command();

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "cli/page.h"
 #include "cli/progress.h"
 
 namespace hsattn::cli {
@@ -12,45 +13,6 @@ namespace {
 using lm::Span;
 
 constexpr double kWidth = 960, kRowHeight = 9, kTop = 22, kLeft = 64;
-
-constexpr const char* kHead = R"(<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>What the heads attend</title>
-<style>
-:root { --paper: #fdfcfa; --ink: #22252b; --faint: #6b7078; --line: #dcdad4; --near: #2f6f9f; --block: #d2691e; --far: #5a8f5a; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #17191d; --ink: #e4e4e0; --faint: #9a9fa8; --line: #34373d; --near: #6cb0e0; --block: #f0985a; --far: #8cc48c; }
-}
-body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-p, td, th { color: var(--ink); } .faint { color: var(--faint); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: right; padding: .15rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-svg { width: 100%; min-width: 30rem; height: auto; }
-svg text { fill: var(--faint); font: 10px system-ui, sans-serif; }
-.near { fill: var(--near); } .block { fill: var(--block); } .far { fill: var(--far); }
-.legend { white-space: nowrap; }
-.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .9em; }
-</style></head><body>
-)";
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '&')
-      out += "&amp;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
-}
 
 std::string percent(double share) { return fixed(100 * share, 1) + "%"; }
 
@@ -118,8 +80,8 @@ void write_table(const lm::InspectReport& r, std::ostream& out) {
 
 std::string inspect_page(const lm::InspectReport& r) {
   std::ostringstream out;
-  out << kHead << "<h1>What the heads attend</h1>\n<p>" << escaped(r.model_file) << ", " << r.tokens
-      << " tokens, attention <b>" << escaped(r.attention.attention) << "</b></p>\n";
+  out << page_head("What the heads attend") << "<h1>What the heads attend</h1>\n<p>" << escaped(r.model_file) << ", "
+      << r.tokens << " tokens, attention <b>" << escaped(r.attention.attention) << "</b></p>\n";
   out << "<h2>Layer " << r.drawn_layer << ", head " << r.drawn_head
       << "</h2>\n<p class=\"faint\">Each row is a position, each column a token."
       << "<span class=\"legend\"><span class=\"key\" style=\"background:var(--near)\"></span>near tokens</span> "

@@ -1,4 +1,4 @@
-// The key `hsattn` of a config.json: with which options the model's layers attend.
+// hsattn.json, or the key `hsattn` of a config.json: with which options the model's layers attend.
 #include <filesystem>
 
 #include "lm/data/files.h"
@@ -10,6 +10,7 @@ namespace hsattn::lm {
 namespace {
 
 using Json = nlohmann::ordered_json;
+constexpr int kDepth = 16;
 
 // Python's names and values to ours.
 Json in_our_words(const Json& options) {
@@ -42,8 +43,15 @@ AttentionOptions sliding(Index window) {
 
 }  // namespace
 
+void set_budgets(std::string_view text, const std::string& what, PretrainedConfig& config) {
+  config.budgets = parse_untrusted_json(text, what, kDepth);
+  if (!config.budgets.is_object()) throw FileError(what + ": not a JSON object");
+  config.budgets.erase("measured");
+  config.budgets_source = what;
+}
+
 void set_model_budgets(const PretrainedConfig& config, AttentionOptions& options) {
-  if (!config.budgets.is_null()) set(options, config.budgets, "config.json: hsattn");
+  if (!config.budgets.is_null()) set(options, config.budgets, config.budgets_source);
 }
 
 std::vector<AttentionOptions> layer_attention(const PretrainedConfig& config, const AttentionOptions& base,
@@ -53,14 +61,15 @@ std::vector<AttentionOptions> layer_attention(const PretrainedConfig& config, co
   for (std::size_t i = 0; i < layers; ++i) all[i] = base.of_layer(static_cast<Index>(i));
   if (own_layers && config.budgets.is_object() && config.budgets.contains("layers")) {
     const Json& named = config.budgets["layers"];
-    if (!named.is_object()) throw FileError("config.json: hsattn: layers is no object");
+    if (!named.is_object()) throw FileError(config.budgets_source + ": layers is no object");
     for (const auto& [name, options] : named.items()) {
       std::size_t layer = 0;
       while (layer < layers && std::to_string(layer) != name) ++layer;
       if (layer == layers) {
-        throw FileError(concat("config.json: hsattn: layers names ", quoted(name), "; there are 0 to ", layers - 1));
+        throw FileError(
+            concat(config.budgets_source, ": layers names ", quoted(name), "; there are 0 to ", layers - 1));
       }
-      set(all[layer], options, concat("config.json: hsattn: layer ", layer));
+      set(all[layer], options, concat(config.budgets_source, ": layer ", layer));
     }
   }
   for (std::size_t i = 0; i < layers; ++i) {

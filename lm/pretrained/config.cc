@@ -191,6 +191,14 @@ class Reader {
   PretrainedConfig config_;
 };
 
+std::string read_small_file(const std::string& path) {
+  std::error_code ignored;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, ignored);
+  if (!ignored && bytes > kLargestConfig)
+    throw FileError(concat(path, ": ", bytes, " bytes; at most ", kLargestConfig));
+  return read_file(path);
+}
+
 }  // namespace
 
 PretrainedConfig parse_pretrained_config(std::string_view text, const std::string& what) {
@@ -198,12 +206,10 @@ PretrainedConfig parse_pretrained_config(std::string_view text, const std::strin
 }
 
 PretrainedConfig read_pretrained_config(const std::string& folder) {
-  const std::string path = folder + "/config.json";
-  std::error_code ignored;
-  const std::uintmax_t bytes = std::filesystem::file_size(path, ignored);
-  if (!ignored && bytes > kLargestConfig)
-    throw FileError(concat(path, ": ", bytes, " bytes; at most ", kLargestConfig));
-  return parse_pretrained_config(read_file(path), path);
+  const std::string path = folder + "/config.json", budgets = folder + "/" + kBudgetsFile;
+  PretrainedConfig config = parse_pretrained_config(read_small_file(path), path);
+  if (std::filesystem::exists(budgets)) set_budgets(read_small_file(budgets), budgets, config);
+  return config;
 }
 
 }  // namespace hsattn::lm

@@ -57,7 +57,17 @@ void KeyValues::crop(Index tokens) {
   }
 }
 
+Index KeyValues::bytes() const {
+  Index bytes = 0;
+  for (const Layer& layer : layers_) {
+    if (layer.cache) bytes += layer.cache->bytes();
+    if (layer.k.defined()) bytes += static_cast<Index>(layer.k.nbytes() + layer.v.nbytes());
+  }
+  return bytes;
+}
+
 Tensor KeyValues::attend(Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {
+  if (observer_) observer_(layer, q, k);
   Layer& here = layers_[static_cast<std::size_t>(layer)];
   if (!here.attention.ours()) {
     append(here, k, v);

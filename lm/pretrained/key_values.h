@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -26,6 +27,11 @@ class KeyValues {
   /// Appends k and v [1, kv_heads, n, dim] to a layer and attends q [1, heads, n, dim], the queries of the same tokens;
   /// the last stride of each is 1. Returns o [1, heads, n, dim].
   at::Tensor attend(Index layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+  /// Memory of all that is held.
+  Index bytes() const;
+  /// Is shown the arguments of attend() before each call.
+  using Observer = std::function<void(Index layer, const at::Tensor& q, const at::Tensor& k)>;
+  void observe(Observer observer) { observer_ = std::move(observer); }
   /// Called when all layers have appended `n` tokens.
   void advance(Index n) { tokens_ += n; }
 
@@ -39,6 +45,7 @@ class KeyValues {
 
   std::vector<Layer> layers_;
   Index tokens_ = 0, reserved_ = 0;
+  Observer observer_;
 };
 
 }  // namespace hsattn::lm

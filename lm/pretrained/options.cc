@@ -14,7 +14,8 @@ void PretrainedOptions::visit(OptionVisitor& option) {
   option("precision", precision, "auto | float32 | bf16; auto: bf16 where the processor multiplies it");
   option("threads", threads, "0: all processors");
   option("chunk", chunk, "a prompt is read in pieces of so many tokens; 0: at once");
-  option("model_budgets", model_budgets, "start from the budgets of config.json's key hsattn, if it has one");
+  option("model_budgets", model_budgets,
+         "start from the budgets of the model's hsattn.json, or of config.json's key hsattn");
   option("attention", attention.attention, (patterns_for_help() + " | sdpa | standard").c_str());
   attention.visit_budgets(option);
 }

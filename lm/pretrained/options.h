@@ -18,7 +18,7 @@ struct PretrainedOptions : Options {
 
   PretrainedOptions();
   void visit(OptionVisitor& option) override;
-  /// The preset, then what the model's config.json says.
+  /// The preset, then what the model's own budgets say.
   void apply_preset() override;
 };
 

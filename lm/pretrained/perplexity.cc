@@ -1,7 +1,7 @@
 #include "lm/pretrained/perplexity.h"
 
 #include <chrono>
-#include <numeric>
+#include <cmath>
 
 #include "hsattn/base/error.h"
 #include "lm/data/batches.h"
@@ -9,13 +9,6 @@
 #include "lm/data/files.h"
 
 namespace hsattn::lm {
-namespace {
-
-double mean(std::span<const double> values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
-
-}  // namespace
 
 double PerplexityReport::loss() const { return mean(losses); }
 
@@ -43,6 +36,26 @@ std::vector<Token> tokens_of_text(const Runtime& runtime, const std::string& pat
     }
   }
   return tokens;
+}
+
+std::vector<std::vector<Token>> windows_of_text(const Runtime& runtime, const std::string& path, Index context,
+                                                Index count) {
+  const std::vector<Token> all = tokens_of_text(runtime, path);
+  if (std::ssize(all) < count * context + 1) {
+    throw FileError(
+        concat(path, " has ", all.size(), " tokens; ", count, " windows of ", context, " need ", count * context + 1));
+  }
+  std::vector<std::vector<Token>> windows;
+  for (const Index start : even_windows(std::ssize(all), context, count)) {
+    windows.emplace_back(all.begin() + start, all.begin() + start + context + 1);
+  }
+  return windows;
+}
+
+Interval change_of_perplexity(std::span<const double> ours, std::span<const double> theirs) {
+  const Interval losses = paired_difference(ours, theirs);
+  const double change = std::expm1(losses.mean);
+  return {change, std::isfinite(losses.half) ? std::expm1(losses.high()) - change : losses.half};
 }
 
 PerplexityReport measure_perplexity(Runtime& runtime, const PretrainedEvalOptions& options,

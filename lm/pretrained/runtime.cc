@@ -7,6 +7,7 @@
 #include "lm/data/files.h"
 #include "lm/model/safetensors.h"
 #include "lm/pretrained/decoder.h"
+#include "lm/pretrained/held_mass.h"
 #include "lm/pretrained/text_stream.h"
 #include "lm/train/environment.h"
 
@@ -101,6 +102,17 @@ const Tokenizer& Runtime::tokenizer() const { return parts_->tokenizer; }
 const GenerationDefaults& Runtime::defaults() const { return parts_->defaults; }
 const std::string& Runtime::precision() const { return parts_->precision; }
 
+const std::vector<AttentionOptions>& Runtime::attention() const { return parts_->attention; }
+Index Runtime::cache_bytes() const { return parts_->past.bytes(); }
+
+void Runtime::set_attention(std::vector<AttentionOptions> attention) {
+  check(attention.size() == parts_->attention.size(), "set_attention: options for ", attention.size(), " layers; ",
+        parts_->attention.size(), " are right");
+  parts_->attention = std::move(attention);
+  parts_->past = KeyValues(parts_->attention);
+  parts_->held.clear();
+}
+
 std::vector<Token> Runtime::encode(std::string_view text) const {
   std::vector<Token> tokens;
   Encoder(parts_->tokenizer).append(text, tokens);
@@ -168,6 +180,37 @@ std::vector<double> Runtime::losses(const std::vector<Token>& tokens) {
     losses.insert(losses.end(), loss.const_data_ptr<double>(), loss.const_data_ptr<double>() + loss.numel());
   });
   return losses;
+}
+
+std::vector<Token> Runtime::likeliest(const std::vector<Token>& tokens, std::span<const Index> places) {
+  const c10::InferenceMode no_gradient;
+  std::vector<Token> likeliest;
+  auto next = places.begin();
+  parts_->visit_states(tokens, [&](const at::Tensor& states, Index first) {
+    std::vector<int64_t> rows;
+    for (; next != places.end() && *next - 1 < first + states.size(0); ++next) rows.push_back(*next - 1 - first);
+    if (rows.empty()) return;
+    const at::Tensor logits = parts_->decoder.logits(states.index_select(0, at::tensor(rows)));
+    const at::Tensor best = logits.slice(1, 0, parts_->tokenizer.vocabulary()).argmax(-1);
+    for (Index i = 0; i < best.size(0); ++i) likeliest.push_back(static_cast<Token>(best[i].item<int64_t>()));
+  });
+  return likeliest;
+}
+
+std::vector<double> Runtime::held_mass(const std::vector<Token>& tokens,
+                                       const std::vector<std::vector<AttentionOptions>>& rows, Index positions) {
+  const c10::InferenceMode no_gradient;
+  std::vector<AttentionOptions> full = parts_->attention;
+  for (std::size_t i = 0; i < full.size(); ++i) {
+    if (parts_->config.windows[i] == 0) full[i].attention = "full";
+  }
+  HeldMass mass(rows, positions);
+  KeyValues fresh(std::move(full));
+  fresh.observe([&](Index layer, const at::Tensor& q, const at::Tensor& k) {
+    if (parts_->config.windows[static_cast<std::size_t>(layer)] == 0) mass.add(layer, q, k);
+  });
+  parts_->decoder.hidden(tensor_of(tokens), fresh);
+  return mass.shares();
 }
 
 void Runtime::write_logits(const std::vector<Token>& tokens, const std::string& path) {

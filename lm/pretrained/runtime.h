@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,20 @@ class Runtime {
   GenerateResult generate(const GenerateRequest& request, const std::atomic<bool>& interrupted,
                           const std::function<void(const std::string&)>& show);
 
+  /// Options of each layer, and other ones from now on (see layer_attention()), with which nothing has been read yet.
+  const std::vector<AttentionOptions>& attention() const;
+  void set_attention(std::vector<AttentionOptions> attention);
+  /// Memory of the keys and values that generate() holds.
+  Index cache_bytes() const;
+
   /// Loss in nats of each token but the first, given those before it.
   std::vector<double> losses(const std::vector<Token>& tokens);
+  /// The likeliest token at each of `places` of `tokens`, ascending and above 0, given those before it.
+  std::vector<Token> likeliest(const std::vector<Token>& tokens, std::span<const Index> places);
+  /// Share of full attention's probability on what each of `rows` (options for each layer) attends token by token, over
+  /// `positions` positions of the text, all heads, and the layers without a sliding window.
+  std::vector<double> held_mass(const std::vector<Token>& tokens,
+                                const std::vector<std::vector<AttentionOptions>>& rows, Index positions);
   /// Writes the logits behind each token, `logits` [tokens, vocabulary] in float32, as a safetensors file.
   void write_logits(const std::vector<Token>& tokens, const std::string& path);
 

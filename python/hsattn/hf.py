@@ -5,11 +5,16 @@ Example:
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="hsattn")
     hsattn.hf.configure(model, top_k=768, layers={7: {"top_k": 2048}})
     model.generate(**tokenizer(text, return_tensors="pt"), cache=hsattn.hf.Cache(model))
+
+A file hsattn.json in a model's folder, such as `hsattn convert` writes, says what configure() would: from_pretrained()
+reads it, and it wins over what config.json says.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +24,7 @@ from hsattn._attention import attention
 from hsattn._sequences import attention_packed, packed_sequences, restarting_sequences
 
 try:
-    from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+    from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
     from transformers.masking_utils import sdpa_mask
 except ImportError as error:
     raise ImportError("hsattn.hf: transformers is missing or too old; pip install 'transformers>=5.24'") from error
@@ -189,6 +194,43 @@ def _check_options(options: dict[str, Any]) -> None:
     attention(token, token, token, **options)
 
 
+def _config_with_budgets(read: Any) -> Any:
+    """PreTrainedConfig.get_config_dict(), with the options of the folder's hsattn.json in the place of config.json's.
+
+    transformers has no hook between a folder and its config; a dictionary that is read once is what all its ways of
+    loading a model share, and save_pretrained() and torch.compile go on from there as from config.json's own options.
+    """
+
+    # The parameter's name is transformers' own: its callers' keyword arguments may hold a `name_or_path` besides.
+    def get_config_dict(
+        cls: type, pretrained_model_name_or_path: Any, **others: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        path = Path(pretrained_model_name_or_path) / (others.get("subfolder") or "") / "hsattn.json"
+        config, unused = read(cls, pretrained_model_name_or_path, **others)
+        if config and path.is_file():
+            config.get("text_config", config)["hsattn"] = _read_budgets(path)
+        return config, unused
+
+    return classmethod(get_config_dict)
+
+
+def _read_budgets(path: Path) -> dict[str, Any]:
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    layers = options.get("layers", {}) if isinstance(options, dict) else None
+    if not isinstance(layers, dict) or not all(isinstance(own, dict) for own in layers.values()):
+        raise ValueError(f"{path}: an object of options, with an object for each of its layers, is right")
+    options.pop("measured", None)  # for people
+    try:
+        for own in ({}, *layers.values()):
+            _check_options({**{name: options[name] for name in options if name != "layers"}, **own})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return options
+
+
 def _runs_of(table: Tensor, window: int | None) -> Tensor:
     """The rows of a table that sequences_mask() made."""
     if table.dtype != torch.int64:
@@ -226,5 +268,8 @@ def _refuse(module: torch.nn.Module, dropout: float, is_causal: bool | None, oth
             raise NotImplementedError(f"hsattn.hf: {name} was given; {what} is not supported")
 
 
+if not hasattr(PreTrainedConfig, "_hsattn_reads_budgets"):  # or a reload would wrap it twice
+    PreTrainedConfig._hsattn_reads_budgets = True
+    PreTrainedConfig.get_config_dict = _config_with_budgets(PreTrainedConfig.get_config_dict.__func__)
 AttentionInterface.register("hsattn", attention_forward)
 AttentionMaskInterface.register("hsattn", sequences_mask)

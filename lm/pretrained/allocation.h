@@ -1,0 +1,46 @@
+// Budgets for the layers of a pretrained model: how a total is shared out, and how small it may be. No torch here.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "lm/model/config.h"
+
+namespace hsattn::lm {
+
+/// What a layer's top_k may be: multiples of `block` from `least` to `most`.
+struct BudgetRange {
+  Index least = 64, most = 2048, block = 8;
+};
+
+/// top_k of each layer, proportional to `weights` (not negative, one above 0) as far as the range allows, `average` on
+/// average up to rounding to blocks.
+std::vector<Index> allocate_budgets(const std::vector<double>& weights, double average, const BudgetRange& range);
+
+/// Weights for allocate_budgets(): the roots of `losses`, of which squeezing each layer alone costs one. With loss_i /
+/// K for a layer of budget K, the sum over layers at a given total is smallest where K goes with the root of loss_i.
+/// What is not above noise gets the root of a ten-thousandth of the largest.
+std::vector<double> budget_weights(const std::vector<double>& losses);
+
+/// The smallest value of [least, most] for which `holds`, up to a factor of (most / least)^(1 / 2^steps): `steps`
+/// halvings of the logarithm after both ends. `holds` is taken to be monotone. Nothing if not even `most` holds.
+std::optional<double> smallest_that_holds(double least, double most, Index steps,
+                                          const std::function<bool(double)>& holds);
+
+/// Of all tokens up to and with its own, what a position attends one by one; with a mass budget, what it may attend.
+struct AttendedShare {
+  double last = 0;     ///< of the last position
+  double average = 0;  ///< over all positions
+};
+
+/// Averages over layers, which attend `tokens` tokens each.
+AttendedShare attended_share(const std::vector<AttentionOptions>& layers, Index tokens);
+
+/// Numbers of `count` windows, divided so that both parts are spread over the text: `first` of them, and the rest.
+struct WindowSplit {
+  std::vector<Index> first, rest;
+};
+WindowSplit split_windows(Index count, Index first);
+
+}  // namespace hsattn::lm

@@ -1,0 +1,304 @@
+#include "lm/pretrained/convert.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "hsattn/base/error.h"
+#include "hsattn/base/math.h"
+#include "lm/data/files.h"
+#include "lm/options/json_options.h"
+#include "lm/pretrained/measurements.h"
+#include "lm/pretrained/perplexity.h"
+
+namespace hsattn::lm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Interrupted {};
+
+struct Text {
+  std::vector<std::vector<Token>> calibration, held_out;  // windows
+};
+
+Text read_text(const Runtime& runtime, const std::string& path, const ConvertOptions& o) {
+  auto windows = windows_of_text(runtime, path, o.context, o.calibration + o.windows);
+  const WindowSplit split = split_windows(o.calibration + o.windows, o.calibration);
+  Text text;
+  for (const Index i : split.first) text.calibration.push_back(std::move(windows[static_cast<std::size_t>(i)]));
+  for (const Index i : split.rest) text.held_out.push_back(std::move(windows[static_cast<std::size_t>(i)]));
+  return text;
+}
+
+// The budgets of an AttentionOptions alone.
+struct Budgets : Options {
+  explicit Budgets(const AttentionOptions& of) : attention(of) {}
+  void visit(OptionVisitor& option) override { attention.visit_budgets(option); }
+  AttentionOptions attention;
+};
+
+// What `base` has other than the library's defaults, in the words of kBudgetsFile; top_k is each layer's own.
+Json other_options(const AttentionOptions& base) {
+  AttentionOptions defaults;
+  defaults.preset = "any_model";
+  defaults.apply_preset();
+  Budgets ours(base), theirs(defaults);
+  const Json all = to_json(ours), usual = to_json(theirs);
+  Json others = Json::object();
+  for (const auto& [name, value] : all.items()) {
+    if (name != "preset" && name != "top_k" && value != usual.at(name)) others[name] = value;
+  }
+  return others;
+}
+
+std::string fingerprint(const ConvertOptions& o, const std::string& precision, const std::vector<Text>& texts) {
+  Fnv64 hash;
+  const auto add = [&](const std::string& words) { hash.add(words.c_str(), words.size() + 1); };
+  add(read_file(o.model + "/config.json"));
+  add(other_options(o.attention).dump() + precision);
+  for (const Index number : {o.context, o.windows, o.calibration, o.least, o.chunk}) add(std::to_string(number));
+  for (const Text& text : texts) {
+    for (const auto* part : {&text.calibration, &text.held_out}) {
+      for (const std::vector<Token>& window : *part) hash.add(window.data(), window.size() * sizeof(Token));
+    }
+  }
+  return hex64(hash.value());
+}
+
+class Converter {
+ public:
+  Converter(Runtime& runtime, const ConvertOptions& options, const std::atomic<bool>& interrupted,
+            const std::function<void(Index, Index, const std::string&)>& progress)
+      : runtime_(runtime),
+        options_(options),
+        interrupted_(interrupted),
+        progress_(progress),
+        base_(layer_attention(runtime.config(), options.attention, /*own_layers=*/false)),
+        texts_(read_texts()),
+        known_(options.out_file() + ".partial", fingerprint(options, runtime.precision(), texts_)) {
+    for (std::size_t i = 0; i < base_.size(); ++i) {
+      if (runtime.config().windows[i] == 0) report_.layers.push_back(static_cast<Index>(i));
+    }
+    check(!report_.layers.empty(), "every layer of this model has a sliding window, which stays; there is nothing to ",
+          "convert");
+    range_ = {options.least,
+              options.most > 0 ? options.most : std::max(options.attention.hsa.candidates / 2, options.least),
+              options.attention.hsa.block};
+    all_ = 4 + std::ssize(report_.layers) + 2 * (2 + options.steps);  // measurements, at most
+  }
+
+  ConvertReport run() {
+    measure_full();
+    for (const Index layer : report_.layers) {
+      report_.squeezed.push_back(worst_change(measure(concat("layer ", layer), squeezed(layer))));
+    }
+    const auto chosen = smallest(budget_weights(report_.squeezed), /*uniform=*/false);
+    if (!chosen) refuse();
+    report_.chosen = *chosen;
+    report_.uniform = smallest(std::vector<double>(report_.layers.size(), 1), /*uniform=*/true);
+    measure_held_out();
+    write();
+    known_.remove();
+    std::stable_sort(report_.points.begin(), report_.points.end(), [](const BudgetPoint& a, const BudgetPoint& b) {
+      return std::pair(a.uniform, a.average) < std::pair(b.uniform, b.average);
+    });
+    return std::move(report_);
+  }
+
+ private:
+  std::vector<Text> read_texts() {
+    std::vector<Text> texts;
+    report_.texts = texts_of(options_.text);
+    for (const std::string& path : report_.texts) texts.push_back(read_text(runtime_, path, options_));
+    return texts;
+  }
+
+  // Mean losses of each window of each text: over all positions, and over the last half.
+  std::vector<double> read(bool held_out, const std::vector<AttentionOptions>& attention, const std::string& what) {
+    runtime_.set_attention(attention);
+    std::vector<double> means;
+    for (const Text& text : texts_) {
+      for (const std::vector<Token>& window : held_out ? text.held_out : text.calibration) {
+        if (interrupted_) throw Interrupted{};
+        const std::vector<double> losses = runtime_.losses(window);
+        means.push_back(mean(losses));
+        means.push_back(mean(std::span(losses).subspan(losses.size() / 2)));
+        if (progress_) progress_(std::min(done_, all_ - 1), all_, what);
+      }
+    }
+    return means;
+  }
+
+  std::vector<double> measure(const std::string& name, const std::vector<AttentionOptions>& attention,
+                              bool held_out = false) {
+    const std::string full_name = (held_out ? "held out: " : "calibration: ") + name;
+    ++done_;
+    if (const std::vector<double>* found = known_.find(full_name)) return *found;
+    const std::vector<double> losses = read(held_out, attention, full_name);
+    known_.add(full_name, losses);
+    return losses;
+  }
+
+  // Always measured: if it is not what an earlier run found, the model has other weights now.
+  void measure_full() {
+    full_ = read(/*held_out=*/false, with_pattern("full"), "calibration: full");
+    const std::vector<double>* found = known_.find("full");
+    if (found != nullptr && *found != full_) known_.clear();
+    known_.add("full", full_);
+    ++done_;
+  }
+
+  std::vector<AttentionOptions> with_pattern(const std::string& name) const {
+    std::vector<AttentionOptions> layers = base_;
+    for (const Index layer : report_.layers) layers[static_cast<std::size_t>(layer)].attention = name;
+    return layers;
+  }
+
+  std::vector<AttentionOptions> squeezed(Index layer) const {
+    std::vector<AttentionOptions> layers = with_pattern("full");
+    layers[static_cast<std::size_t>(layer)].attention = "hsa";
+    layers[static_cast<std::size_t>(layer)].hsa.top_k = options_.least;
+    return layers;
+  }
+
+  std::vector<AttentionOptions> with_budgets(const std::vector<Index>& top_k) const {
+    std::vector<AttentionOptions> layers = base_;
+    for (std::size_t i = 0; i < top_k.size(); ++i) {
+      layers[static_cast<std::size_t>(report_.layers[i])].hsa.top_k = top_k[i];
+    }
+    return layers;
+  }
+
+  // [texts] of perplexity, as shares.
+  std::vector<double> changes(const std::vector<double>& losses) const {
+    std::vector<double> changes;
+    const std::size_t per_text = losses.size() / texts_.size();
+    for (std::size_t text = 0; text < texts_.size(); ++text) {
+      double sum = 0;
+      for (std::size_t i = 0; i < per_text; i += 2) sum += losses[text * per_text + i] - full_[text * per_text + i];
+      changes.push_back(std::expm1(sum / static_cast<double>(per_text / 2)));
+    }
+    return changes;
+  }
+
+  double worst_change(const std::vector<double>& losses) const {
+    const std::vector<double> all = changes(losses);
+    return *std::max_element(all.begin(), all.end());
+  }
+
+  static std::string name_of(const std::vector<Index>& top_k) {
+    std::string name = "top_k";
+    for (const Index k : top_k) name += concat(" ", k);
+    return name;
+  }
+
+  BudgetPoint point_of(const std::vector<double>& weights, double average, bool uniform) {
+    BudgetPoint point;
+    point.uniform = uniform;
+    point.top_k = allocate_budgets(weights, average, range_);
+    for (const Index k : point.top_k) point.average += static_cast<double>(k) / static_cast<double>(point.top_k.size());
+    const std::vector<AttentionOptions> layers = with_budgets(point.top_k);
+    point.attended = attended_share(layers, options_.context);
+    point.change = changes(measure(name_of(point.top_k), layers));
+    point.worst = *std::max_element(point.change.begin(), point.change.end());
+    return point;
+  }
+
+  // The smallest allocation that holds the target. Those that hold are not always all above one: the smallest of those
+  // that were measured.
+  std::optional<BudgetPoint> smallest(const std::vector<double>& weights, bool uniform) {
+    std::optional<BudgetPoint> best;
+    smallest_that_holds(static_cast<double>(range_.least), static_cast<double>(range_.most), options_.steps,
+                        [&](double average) {
+                          report_.points.push_back(point_of(weights, average, uniform));
+                          const BudgetPoint& point = report_.points.back();
+                          const bool holds = point.worst <= options_.target_share();
+                          if (holds && (!best || point.average < best->average)) best = point;
+                          return holds;
+                        });
+    return best;
+  }
+
+  [[noreturn]] void refuse() const {
+    throw Error(concat("a target of ", 100 * options_.target_share(), "% does not hold even with top_k ", range_.most,
+                       " in every layer, which costs ", 100 * report_.points.front().worst,
+                       "%; a larger --target, or more --most and --candidates, is right"));
+  }
+
+  void measure_held_out() {
+    const std::vector<double> full = measure("full", with_pattern("full"), true);
+    const auto against_full = [&](const BudgetPoint& point) {
+      return held_out(measure(name_of(point.top_k), with_budgets(point.top_k), true), full);
+    };
+    report_.chosen_held_out = against_full(report_.chosen);
+    if (report_.uniform) report_.uniform_held_out = against_full(*report_.uniform);
+  }
+
+  std::vector<HeldOutChange> held_out(const std::vector<double>& losses, const std::vector<double>& full) const {
+    std::vector<HeldOutChange> changes;
+    const std::size_t per_text = losses.size() / texts_.size();
+    for (std::size_t text = 0; text < texts_.size(); ++text) {
+      std::vector<double> parts[2], of_full[2];
+      for (std::size_t i = 0; i < per_text; ++i) {
+        parts[i % 2].push_back(losses[text * per_text + i]);
+        of_full[i % 2].push_back(full[text * per_text + i]);
+      }
+      changes.push_back({std::exp(mean(of_full[0])), std::exp(mean(of_full[1])),
+                         change_of_perplexity(parts[0], of_full[0]), change_of_perplexity(parts[1], of_full[1])});
+    }
+    return changes;
+  }
+
+  void write() const {
+    Json file = other_options(options_.attention);
+    for (std::size_t i = 0; i < report_.layers.size(); ++i) {
+      file["layers"][std::to_string(report_.layers[i])]["top_k"] = report_.chosen.top_k[i];
+    }
+    Json texts = Json::array();
+    for (std::size_t i = 0; i < report_.texts.size(); ++i) {
+      texts.push_back({{"text", report_.texts[i]},
+                       {"perplexity_full", report_.chosen_held_out[i].full},
+                       {"change", report_.chosen_held_out[i].all.mean},
+                       {"change_last_half", report_.chosen_held_out[i].last_half.mean}});
+    }
+    file["measured"] = {{"target", options_.target_share()},
+                        {"context", options_.context},
+                        {"windows", options_.windows},
+                        {"attended_last", report_.chosen.attended.last},
+                        {"held_out", texts}};
+    write_file(options_.out_file(), file.dump(2) + "\n");
+  }
+
+  Runtime& runtime_;
+  const ConvertOptions& options_;
+  const std::atomic<bool>& interrupted_;
+  const std::function<void(Index, Index, const std::string&)>& progress_;
+  ConvertReport report_;
+  std::vector<AttentionOptions> base_;  // [layers]
+  std::vector<Text> texts_;
+  Measurements known_;
+  BudgetRange range_;
+  std::vector<double> full_;  // of the calibration windows
+  Index done_ = 0, all_ = 0;
+};
+
+}  // namespace
+
+bool ConvertReport::held(double target) const {
+  return std::all_of(chosen_held_out.begin(), chosen_held_out.end(),
+                     [&](const HeldOutChange& change) { return change.all.mean <= target; });
+}
+
+ConvertReport convert_model(Runtime& runtime, const ConvertOptions& options, const std::atomic<bool>& interrupted,
+                            const std::function<void(Index, Index, const std::string&)>& progress) {
+  check_convert_options(options);
+  try {
+    return Converter(runtime, options, interrupted, progress).run();
+  } catch (const Interrupted&) {
+    ConvertReport report;
+    report.interrupted = true;
+    return report;
+  }
+}
+
+}  // namespace hsattn::lm

@@ -1,0 +1,73 @@
+// Budgets for a pretrained model, layer by layer, without training: the smallest that hold a target. No torch here.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <optional>
+
+#include "lm/eval/paired.h"
+#include "lm/pretrained/allocation.h"
+#include "lm/pretrained/runtime.h"
+
+namespace hsattn::lm {
+
+struct ConvertOptions : PretrainedOptions {
+  std::vector<std::string> text;
+  std::string target = "0.5%";
+  Index context = 4096;
+  Index windows = 4;
+  Index calibration = 2;
+  Index least = 64;
+  Index most = 0;
+  Index steps = 6;
+  std::string out;
+  bool json = false;
+
+  void visit(OptionVisitor& option) override;
+  /// "0.5%" or "0.005" as a share. Throws InvalidArgument unless it is above 0 and at most 1.
+  double target_share() const;
+  std::string out_file() const;
+};
+
+/// One allocation of budgets and what it costs on the calibration windows.
+struct BudgetPoint {
+  bool uniform = false;        ///< the same for every layer
+  std::vector<Index> top_k;    ///< of the layers in ConvertReport::layers
+  double average = 0;          ///< of top_k
+  AttendedShare attended;      ///< over all layers
+  std::vector<double> change;  ///< [texts] of perplexity against full attention, as a share
+  double worst = 0;            ///< the largest of `change`
+};
+
+/// On the held-out windows of a text: perplexity, and by which share of it an allocation changes it.
+struct HeldOutChange {
+  double full = 0, full_last_half = 0;
+  Interval all, last_half;  ///< paired over windows
+};
+
+struct ConvertReport {
+  std::vector<std::string> texts;
+  std::vector<Index> layers;        ///< those without a sliding window
+  std::vector<double> squeezed;     ///< [layers] largest change over the texts with that layer alone at `least`
+  std::vector<BudgetPoint> points;  ///< all that was measured, ascending in average, by layer before uniform
+  BudgetPoint chosen;
+  std::optional<BudgetPoint> uniform;                            ///< none if no uniform budget holds the target
+  std::vector<HeldOutChange> chosen_held_out, uniform_held_out;  ///< [texts]
+  bool interrupted = false;  ///< then the other fields mean nothing; a later call with the same options goes on
+
+  /// True if the target holds on the held-out windows of every text, too.
+  bool held(double target) const;
+};
+
+/// Throws InvalidArgument, naming the option.
+void check_convert_options(const ConvertOptions& options);
+
+/// Measures and writes options.out_file(), see kBudgetsFile. Throws FileError: texts too short; Error: the target does
+/// not hold with the largest budgets.
+ConvertReport convert_model(Runtime& runtime, const ConvertOptions& options, const std::atomic<bool>& interrupted,
+                            const std::function<void(Index done, Index all, const std::string& what)>& progress);
+
+/// Words of --text options, each of which may be a list with commas.
+std::vector<std::string> texts_of(const std::vector<std::string>& words);
+
+}  // namespace hsattn::lm
