@@ -18,7 +18,7 @@ struct ReproduceCommandOptions : lm::Options {
   std::string preset = "quick";
   std::string out;
   std::string text = "data/train";
-  std::string held_out = "data/held_out";
+  std::string held_out;
   std::string only;
   bool dry_run = false;
   bool keep_going = false;
@@ -30,7 +30,7 @@ struct ReproduceCommandOptions : lm::Options {
     option("preset", preset, "quick (15 minutes) | small (10 hours) | paper (117M parameters, speed and memory alone)");
     option("out", out, "folder of the results; runs/reproduce-PRESET unless given");
     option("text", text, "what is trained on: files or a folder, as `hsattn prepare` reads them");
-    option("held_out", held_out, "what is evaluated on; empty: a part of --text");
+    option("held_out", held_out, "what is evaluated on; unless given, the end of each text");
     option("only", only, "runs whose name holds one of these words, separated by commas, and what they need");
     option("dry_run", dry_run, "print the runs with their times and commands, and run nothing");
     option("keep_going", keep_going, "after a run that failed, go on with those that do not need it");

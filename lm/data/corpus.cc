@@ -113,7 +113,9 @@ class Preparation {
 
 // What must be the same for a run to go on.
 std::string Preparation::make_key() const {
-  Json key = {corpus_.name, options_.seed, options_.fraction, options_.field, hex64(encoder_.format().tokenizer)};
+  const Repeats& repeats = options_.repeats;
+  Json key = {corpus_.name,    options_.seed, options_.fraction, options_.field, hex64(encoder_.format().tokenizer),
+              repeats.passage, repeats.from,  repeats.to};
   for (const Input& input : inputs_) {
     key.push_back({input.path, input.bytes, fs::last_write_time(input.path).time_since_epoch().count()});
   }
@@ -254,7 +256,7 @@ void Preparation::add(const StreamedDocument& document, Part part) {
   if (const std::size_t at = text.find('\0'); at != std::string_view::npos) {
     return add_bad(concat(document.name, ": byte ", at, " is zero; no text"));
   }
-  encoder_.encode(text, tokens_);
+  encoder_.encode(with_repeats(text, options_.repeats, options_.seed), tokens_);
   writers_[part]->add(tokens_);
   since_save_ += static_cast<Index>(text.size());
   ++progress_.documents;
@@ -314,6 +316,7 @@ PrepareResult prepare_corpus(const PrepareOptions& options, const std::atomic<bo
   check(options.save_every >= 1, "prepare: save_every is ", options.save_every, "; at least 1 is right");
   check(options.fraction >= 0 && options.fraction <= 0.5, "prepare: fraction is ", options.fraction,
         "; 0 to 0.5 is right");
+  check_repeats(options.repeats);
   PrepareOptions complete = options;
   if (complete.out.empty()) complete.out = "runs/" + options.input.front();
   return Preparation(complete, interrupted, report).run();

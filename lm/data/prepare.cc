@@ -77,16 +77,17 @@ void check_prepare_options(const PrepareOptions& o) {
   check(!o.out.empty(), "prepare: no --out; name the folder to write");
   check(o.split == "auto" || o.split == "document" || o.split == "tail", "prepare: split is ", o.split,
         "; auto, document or tail are right");
+  check_repeats(o.repeats);
   check(o.fraction >= 0 && o.fraction <= 0.5, "prepare: fraction is ", o.fraction, "; 0 to 0.5 is right");
 }
 
-void write_part(const std::string& path, const std::vector<Piece>& pieces, TextEncoder& encoder,
-                std::vector<std::string>& bad) {
+void write_part(const std::string& path, const std::vector<Piece>& pieces, const PrepareOptions& options,
+                TextEncoder& encoder, std::vector<std::string>& bad) {
   TokenFileWriter writer(path, encoder.format());
   std::vector<Token> tokens;
   for (const Piece& piece : pieces) {
     try {
-      encoder.encode(piece.text, tokens);
+      encoder.encode(with_repeats(piece.text, options.repeats, options.seed), tokens);
     } catch (const InvalidArgument& error) {
       bad.push_back(concat(piece.name, ": ", error.what()));
       continue;
@@ -107,6 +108,7 @@ void write_summary(const PrepareOptions& o, const PrepareResult& r) {
       {"split", r.split},
       {"fraction", o.fraction},
       {"seed", o.seed},
+      {"repeats", {{"passage", o.repeats.passage}, {"from", o.repeats.from}, {"to", o.repeats.to}}},
       {"token", o.tokenizer.empty() ? "bytes; 0 ends a document" : o.tokenizer},
       {"vocabulary", r.vocabulary},
       {"train", {{"tokens", r.train_tokens}, {"documents", r.train_documents}, {"hash", r.train_hash}}},
@@ -143,8 +145,8 @@ PrepareResult prepare(const PrepareOptions& options) {
 
   make_folder(options.out);
   const std::string train_path = options.out + "/train.tokens", held_out_path = options.out + "/heldout.tokens";
-  write_part(train_path, split.train, encoder, result.bad);
-  write_part(held_out_path, split.held_out, encoder, result.bad);
+  write_part(train_path, split.train, options, encoder, result.bad);
+  write_part(held_out_path, split.held_out, options, encoder, result.bad);
   result.bad_documents = static_cast<Index>(result.bad.size());
   if (encoder.tokenizer() != nullptr) write_file(options.out + "/" + kTokenizerFile, read_file(options.tokenizer));
   result.vocabulary = encoder.format().vocabulary;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hsattn/base/types.h"
+#include "lm/data/repeats.h"
 #include "lm/options/option_visitor.h"
 
 namespace hsattn::lm {
@@ -18,6 +19,7 @@ struct PrepareOptions : Options {
   double fraction = 0.05;
   std::string field = "text";
   std::string tokenizer;
+  Repeats repeats;
   Index seed = 1;
   Index save_every = 256;
 
@@ -32,7 +34,12 @@ struct PrepareOptions : Options {
     option("fraction", fraction, "share of the bytes that is held out, 0 to 0.5");
     option("field", field, "name of the text in a .jsonl object");
     option("tokenizer", tokenizer, "tokenizer.json of byte-level BPE, copied into the folder; without: bytes");
-    option("seed", seed, "decides which documents are held out");
+    option("repeat_passages", repeats.passage,
+           "cut texts into passages of about so many bytes, each of which comes twice; 0: texts as they are");
+    option("repeat_from", repeats.from, "least bytes between a passage and its second time");
+    option("repeat_to", repeats.to,
+           "most bytes between them; each doubling of the distance is as likely as the others");
+    option("seed", seed, "decides which documents are held out, and where passages come again");
     option("save_every", save_every, "with --from: MiB of text between the points from which a killed run goes on");
   }
 };

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "hsattn/base/error.h"
+#include "lm/data/dice.h"
 #include "lm/data/files.h"
 #include "lm/data/token_writer.h"
 #include "lm/options/json_options.h"
@@ -36,29 +36,6 @@ const Task& task_named(const std::string& name) {
 Index facts_of(const Task& task, Index length) {
   return task.facts > 0 ? task.facts : std::clamp<Index>(length / 32, 4, 64);
 }
-
-// Not std::uniform_int_distribution, whose numbers differ between libraries.
-class Dice {
- public:
-  explicit Dice(Index seed) : engine_(static_cast<std::uint64_t>(seed)) {}
-  Index below(Index end) { return static_cast<Index>(engine_() % static_cast<std::uint64_t>(end)); }
-  char letter(const std::string& letters) {
-    return letters[static_cast<std::size_t>(below(static_cast<Index>(letters.size())))];
-  }
-  std::string word(Index size, const std::string& letters) {
-    std::string text;
-    for (Index i = 0; i < size; ++i) text += letter(letters);
-    return text;
-  }
-  template <class T>
-  void shuffle(std::vector<T>& values) {
-    for (std::size_t i = values.size(); i > 1; --i)
-      std::swap(values[i - 1], values[static_cast<std::size_t>(below(static_cast<Index>(i)))]);
-  }
-
- private:
-  std::mt19937_64 engine_;
-};
 
 struct Fact {
   std::string tag, value;
@@ -108,7 +85,7 @@ void write_task(const TaskOptions& given) {
   check(options.samples >= 2 && options.held_out >= 2, "samples is ", options.samples, ", held_out is ",
         options.held_out, "; at least 2 is right");
   make_folder(options.out);
-  Dice dice(options.seed);
+  Dice dice(static_cast<std::uint64_t>(options.seed));
   write_samples(options.out + "/train.tokens", task, options.length, options.samples, dice);
   write_samples(options.out + "/heldout.tokens", task, options.length, options.held_out, dice);
   write_file(options.out + "/data.json", to_json(options).dump(2) + "\n");

@@ -12,6 +12,23 @@ AttentionOptions attention_at(const TrainOptions& o, Index step) {
   return attention;
 }
 
+WindowShape windows_at(const TrainOptions& o, Index step) {
+  if (step > o.short_steps) return {o.context, o.batch};
+  return {o.short_context, o.batch * (o.context / o.short_context)};
+}
+
+namespace {
+
+void check_short_context(const TrainOptions& o) {
+  check(o.short_steps >= 0, "short_steps is ", o.short_steps, "; at least 0 is right");
+  if (o.short_steps == 0 && o.short_context == 0) return;
+  check(o.short_context >= 1 && o.context % o.short_context == 0, "short_context is ", o.short_context,
+        "; a divisor of context, ", o.context, ", is right");
+  check(!o.aligned, "short_context does not go with aligned: a sample is a whole window");
+}
+
+}  // namespace
+
 void check_train_options(const TrainOptions& o) {
   check(!o.data.empty(), "no --data; name a folder written by `hsattn prepare`");
   check(!o.run.empty(), "no --run; name the folder of the run");
@@ -44,6 +61,7 @@ void check_train_options(const TrainOptions& o) {
   check(o.keep >= 1, "keep is ", o.keep, "; at least 1 is right");
   check(o.stop_at >= 0, "stop_at is ", o.stop_at, "; at least 0 is right");
   check(o.first_steps >= 0, "first_steps is ", o.first_steps, "; at least 0 is right");
+  check_short_context(o);
   check(o.first_top_k == 0 || o.model.attention.hsa.top_k > 0, "first_top_k is ", o.first_top_k,
         ", top_k is 0; a top_k of at least 1 is right");
   check_attention_options(attention_at(o, 1));

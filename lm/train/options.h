@@ -37,6 +37,8 @@ struct TrainOptions : Options {
   bool answers_only = false;
   Index first_top_k = 0;
   Index first_steps = 0;
+  Index short_context = 0;
+  Index short_steps = 0;
 
   TrainOptions() { model.vocabulary = 0; }
   void visit(OptionVisitor& option) override {
@@ -70,12 +72,24 @@ struct TrainOptions : Options {
     option("answers_only", answers_only, "the loss of answers alone: bytes between > and ; of `hsattn task`");
     option("first_top_k", first_top_k, "top_k of the first steps; candidates grow by as much");
     option("first_steps", first_steps, "steps with first_top_k");
+    option("short_context", short_context,
+           "tokens of a window in the first short_steps steps, a divisor of context; as many tokens a step, in more "
+           "windows");
+    option("short_steps", short_steps, "steps with short_context");
   }
   void apply_preset() override { model.apply_preset(); }
 };
 
 /// The attention of a step, counted from 1: with a larger budget in the first ones.
 AttentionOptions attention_at(const TrainOptions& options, Index step);
+
+/// How long the windows of a step are, and how many one forward pass takes.
+struct WindowShape {
+  Index context = 0, batch = 0;
+};
+
+/// Of a step, counted from 1: shorter and more in the first ones.
+WindowShape windows_at(const TrainOptions& options, Index step);
 
 /// Throws InvalidArgument, naming the option.
 void check_train_options(const TrainOptions& options);

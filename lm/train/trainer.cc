@@ -76,6 +76,7 @@ class Trainer {
         text_(options.data + "/train.tokens"),
         held_out_(options.data + "/heldout.tokens"),
         order_(text_.tokens(), options.context, options.seed, options.aligned),
+        short_order_(text_.tokens(), windows_at(options, 1).context, options.seed, options.aligned),
         model_(model_for_data(), options.seed),
         optimizer_(model_.parameters(), options) {
     model_.set_checkpointing(options.checkpointing);
@@ -99,7 +100,8 @@ class Trainer {
   void check_aligned() const;
   const ModelConfig& model_for_data();
   bool run_step();
-  at::Tensor read_windows(const std::vector<Index>& starts);
+  std::vector<Index> window_starts(const WindowShape& shape) const;
+  at::Tensor read_windows(const std::vector<Index>& starts, Index context);
   void evaluate(TrainResult& result);
   void save_checkpoint();
   void load_checkpoint();
@@ -113,7 +115,7 @@ class Trainer {
   std::string precision_;
   RunFolder folder_;
   TokenFile text_, held_out_;
-  BatchOrder order_;
+  BatchOrder order_, short_order_;
   Transformer model_;
   Optimizer optimizer_;
   Index step_ = 0, saved_step_ = -1;
@@ -138,10 +140,18 @@ const ModelConfig& Trainer::model_for_data() {
   return options_.model;
 }
 
+// Of the step behind step_. Both lengths walk the text from its start, each in an order of its own.
+std::vector<Index> Trainer::window_starts(const WindowShape& shape) const {
+  const Index windows = shape.batch * options_.accumulate;
+  const bool first = step_ < options_.short_steps;
+  const Index before = first ? step_ : step_ - options_.short_steps;
+  return (first ? short_order_ : order_).windows(before * windows, windows);
+}
+
 // [windows, context + 1]
-at::Tensor Trainer::read_windows(const std::vector<Index>& starts) {
-  const auto length = static_cast<std::size_t>(options_.context + 1);
-  at::Tensor tokens = at::empty({static_cast<Index>(starts.size()), options_.context + 1}, at::kLong);
+at::Tensor Trainer::read_windows(const std::vector<Index>& starts, Index context) {
+  const auto length = static_cast<std::size_t>(context + 1);
+  at::Tensor tokens = at::empty({static_cast<Index>(starts.size()), context + 1}, at::kLong);
   for (std::size_t i = 0; i < starts.size(); ++i) {
     text_.copy(starts[i], {tokens.mutable_data_ptr<int64_t>() + i * length, length});
   }
@@ -151,9 +161,10 @@ at::Tensor Trainer::read_windows(const std::vector<Index>& starts) {
 // One step; false if loss or gradient are not finite, and then the weights are as before.
 bool Trainer::run_step() {
   const auto began = Clock::now();
-  const Index windows = options_.batch * options_.accumulate;
-  const std::vector<Index> starts = order_.windows(step_ * windows, windows);
-  const at::Tensor tokens = read_windows(starts);
+  const WindowShape shape = windows_at(options_, step_ + 1);
+  const std::vector<Index> starts = window_starts(shape);
+  const at::Tensor tokens = read_windows(starts, shape.context);
+  const Index step_tokens = options_.batch * options_.accumulate * options_.context;
   model_.statistics() = {};
   if (options_.first_top_k > 0) model_.set_attention(attention_at(options_, step_ + 1));
   model_.draw_features(options_.model.attention.feature_seed_at(step_));
@@ -172,8 +183,8 @@ bool Trainer::run_step() {
   ++step_;
 
   const double seconds = seconds_since(began);
-  metrics_.tokens = step_ * windows * options_.context;
-  metrics_.tokens_per_s = static_cast<double>(windows * options_.context) / seconds;
+  metrics_.tokens = step_ * step_tokens;
+  metrics_.tokens_per_s = static_cast<double>(step_tokens) / seconds;
   metrics_.peak_memory_mib = peak_memory_mib();
   metrics_.attention_share = model_.statistics().seconds / seconds;
   metrics_.attended_tokens = model_.statistics().attended_per_call();

@@ -188,6 +188,21 @@ def test_a_larger_budget_at_first_is_attended_and_resumes(hsattn, small, tmp_pat
     assert model_bytes(tmp_path / "cut", 8) == model_bytes(tmp_path / "whole", 8)
 
 
+def test_short_windows_at_first_hold_as_many_tokens_and_resume(hsattn, small, tmp_path):
+    more = ["--attention", "full", "--short-context", 64, "--short-steps", 4, "--steps", 8]
+    assert hsattn(*small, "--run", tmp_path / "whole", *more).returncode == 0
+    steps = [line for line in lines_of(tmp_path / "whole") if "loss" in line]
+    assert [line["tokens"] for line in steps] == [512 * step for step in range(1, 9)]
+    assert [line["attended_tokens"] for line in steps] == [32.5] * 4 + [128.5] * 4
+    assert hsattn(*small, "--run", tmp_path / "cut", *more, "--stop-at", 5).returncode == 0
+    assert hsattn("train", "--run", tmp_path / "cut", "--resume").returncode == 0
+    assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
+    assert model_bytes(tmp_path / "cut", 8) == model_bytes(tmp_path / "whole", 8)
+    wrong = hsattn(*small, "--run", tmp_path / "wrong", "--short-context", 100, "--short-steps", 4)
+    assert wrong.returncode == 2
+    assert "a divisor of context, 256, is right" in wrong.stderr
+
+
 def test_a_task_is_learned_and_read_out(hsattn, tmp_path):
     task = tmp_path / "task"
     made = hsattn("task", "--task", "recall", "--length", 160, "--samples", 64, "--held-out", 64, "--out", task)

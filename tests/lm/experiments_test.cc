@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "hsattn/base/error.h"
 #include "lm/data/files.h"
 #include "lm/data/tasks.h"
 #include "lm/data/token_file.h"
@@ -216,6 +217,24 @@ TEST(TrainOptions, TheFirstStepsHaveALargerBudget) {
   EXPECT_EQ(attention_at(options, 10).hsa.top_k, 128);
   EXPECT_EQ(attention_at(options, 10).hsa.candidates, 512);
   EXPECT_EQ(attention_at(options, 11).hsa.top_k, 64);
+}
+
+TEST(TrainOptions, ShortWindowsHoldAsManyTokensAStep) {
+  TrainOptions options;
+  options.data = "data", options.run = "run";
+  options.context = 2048, options.batch = 3, options.short_context = 256, options.short_steps = 10;
+  check_train_options(options);
+  EXPECT_EQ(windows_at(options, 10).context, 256);
+  EXPECT_EQ(windows_at(options, 10).batch, 24);
+  EXPECT_EQ(windows_at(options, 11).context, 2048);
+  EXPECT_EQ(windows_at(options, 11).batch, 3);
+  options.aligned = true;
+  EXPECT_NE(message_of([&] { check_train_options(options); }).find("aligned"), std::string::npos);
+  for (const Index wrong : {0, 100, 4096}) {
+    options.short_context = wrong;
+    EXPECT_NE(message_of([&] { check_train_options(options); }).find(concat("short_context is ", wrong)),
+              std::string::npos);
+  }
 }
 
 TEST(Tasks, EveryQuestionAsksForAFactOfItsSample) {
