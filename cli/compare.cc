@@ -72,13 +72,14 @@ void print_json(const lm::CompareOptions& o, const lm::CompareReport& r, const s
 }
 
 void print_quality(const lm::CompareOptions& o, const lm::CompareReport& r, std::ostream& out) {
-  out << "row               attended at the end, on average   mass held   perplexity           change   change, last "
+  out << "row               attended at the end, on average   mass held   perplexity              change     change, "
+         "last "
          "half\n";
   for (const lm::CompareRow& row : r.rows) {
     out << std::left << std::setw(18) << row.name << std::right << std::setw(19) << percent(row.attended.last)
         << std::setw(12) << percent(row.attended.average) << std::setw(12)
         << (o.positions > 0 ? percent(row.mass) : "-") << std::setw(13) << fixed(row.all_texts.perplexity, 3)
-        << std::setw(17) << with_interval(row.all_texts.change) << std::setw(20)
+        << std::setw(20) << with_interval(row.all_texts.change) << std::setw(22)
         << with_interval(row.all_texts.change_last_half) << "\n";
   }
 }
@@ -89,7 +90,7 @@ void print_texts(const lm::CompareReport& r, std::ostream& out) {
     for (const lm::CompareRow& row : r.rows) {
       const lm::TextRow& of = row.texts[text];
       out << "  " << std::left << std::setw(18) << row.name << std::right << std::setw(10) << fixed(of.perplexity, 3)
-          << std::setw(18) << with_interval(of.change) << ", last half" << std::setw(18)
+          << std::setw(20) << with_interval(of.change) << ", last half" << std::setw(20)
           << with_interval(of.change_last_half) << "\n";
     }
   }
