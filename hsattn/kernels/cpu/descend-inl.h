@@ -124,8 +124,8 @@ static void open_children(Cell& c, Index level) {
   }
   forbid_items(ids, may, c.count, 0, c.nodes(level));
   for (Index j = 0; c.count % kPanel != 0; j = (j + 1) % kUnit) push(c, ids, may, j, 0);
-  std::swap(s.ids, s.next_ids);
-  std::swap(s.may, s.next_may);
+  exchange(s.ids, s.next_ids);
+  exchange(s.may, s.next_may);
 }
 
 // A ragged node stands for fewer tokens than the others of its level.

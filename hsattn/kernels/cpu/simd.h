@@ -84,6 +84,12 @@ template <class T>
 HSATTN_INLINE T max_of(T a, T b) {
   return a > b ? a : b;
 }
+template <class T>
+HSATTN_INLINE void exchange(T& a, T& b) {
+  const T old = a;
+  a = b;
+  b = old;
+}
 
 // exp(x) = p 2^integer; returns p (degree 5, relative error 1.1e-7). The reduced argument x - integer ln 2 is taken off
 // in two parts, the first with few bits, so that scores of 1e4 lose nothing; with kHuge it is clamped, for scores
