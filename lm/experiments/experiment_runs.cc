@@ -133,6 +133,9 @@ void Lister::retrieve(const std::string& task, const RetrievalSize& size, const 
                                   text_of(preset_.rates[preset_.rates.size() / 2]), labels);
   train.labels["part"] = "training";
   const auto* shorter = &size == preset_.retrieval.data() ? nullptr : &size - 1;
+  if (shorter == nullptr && preset_.retrieval_copy_steps > 0) {
+    train.words.insert(train.words.end() - 1, {"--copy-steps", text_of(preset_.retrieval_copy_steps)});
+  }
   if (shorter != nullptr) {
     train.needs.push_back(concat("retrieval/", task, "-", shorter->length, "/", system.name, "/model"));
     train.words.insert(train.words.end() - 1, {"--init", folder_of(train.needs.back())});

@@ -77,13 +77,34 @@ double Lister::attended(const std::string& name, Index context) const {
 
 void Lister::prepare_text() {
   ExperimentRun run{kTextRun, {{"experiment", "data"}}, {"prepare", text_}, {}, {}, 0.05};
+  if (preset_.model.vocabulary > ModelSize().vocabulary) {
+    const std::string file = concat(folder_of(kTokenizerRun), ".json");
+    add({kTokenizerRun,
+         {{"experiment", "data"}},
+         {"tokenizer", "train", text_, "--vocabulary", text_of(preset_.model.vocabulary), "--out", file},
+         {},
+         {},
+         0.1});
+    append(run.words, {"--tokenizer", file});
+    run.needs.push_back(kTokenizerRun);
+  }
+  const Repeats& again = preset_.repeats;
+  if (again.passage > 0) {
+    append(run.words, {"--repeat-passages", text_of(again.passage)});
+    append(run.words, {"--repeat-from", text_of(again.from), "--repeat-to", text_of(again.to)});
+  }
   if (!held_out_.empty()) append(run.words, {"--held-out", held_out_});
   append(run.words, {"--out", folder_of(kTextRun)});
   add(std::move(run));
 }
 
 Training Lister::text_training(const std::string& system, Index steps) const {
-  return {system, {}, preset_.model, kTextRun, preset_.context, preset_.batch, steps, preset_.eval_windows, {}};
+  Words more;
+  if (preset_.copy_steps > 0) append(more, {"--copy-steps", text_of(preset_.copy_steps)});
+  if (preset_.short_steps > 0) {
+    append(more, {"--short-context", text_of(preset_.short_context), "--short-steps", text_of(preset_.short_steps)});
+  }
+  return {system, {}, preset_.model, kTextRun, preset_.context, preset_.batch, steps, preset_.eval_windows, more};
 }
 
 Words Lister::train_words(const std::string& name, const Training& t, Index seed, const std::string& rate) const {
@@ -92,6 +113,7 @@ Words Lister::train_words(const std::string& name, const Training& t, Index seed
   for (const std::string& change : t.changes) append(words, words_of(change));
   append(words,
          {"--layers", text_of(t.model.layers), "--width", text_of(t.model.width), "--heads", text_of(t.model.heads)});
+  if (t.model.taps > 0) append(words, {"--taps", text_of(t.model.taps)});
   append(words, {"--context", text_of(t.context), "--batch", text_of(t.batch), "--steps", text_of(t.steps)});
   append(words,
          {"--warmup", text_of(std::max<Index>(t.steps / 10, 1)), "--learning-rate", rate, "--seed", text_of(seed)});
@@ -156,6 +178,7 @@ void Lister::time_steps(const std::string& name, nlohmann::ordered_json labels, 
   Words words = {"bench-step", "--attention", attentions, "--lengths", joined(lengths), "--forward"};
   append(words, {"--layers", text_of(preset_.model.layers), "--width", text_of(preset_.model.width)});
   append(words, {"--heads", text_of(preset_.model.heads), "--vocabulary", text_of(preset_.model.vocabulary)});
+  if (preset_.model.taps > 0) append(words, {"--taps", text_of(preset_.model.taps)});
   append(words, {"--window", text_of(b.window), "--top-k", text_of(b.top_k), "--sinks", text_of(b.sinks)});
   append(words,
          {"--block", text_of(b.block), "--candidates", text_of(b.candidates), "--top-nodes", text_of(b.top_nodes)});

@@ -9,7 +9,8 @@ namespace hsattn::lm {
 using Words = std::vector<std::string>;
 
 constexpr double kTrainingPasses = 3, kReadingPasses = 1;
-constexpr const char* kTextRun = "data/text";  ///< prepares the text
+constexpr const char* kTextRun = "data/text";            ///< prepares the text
+constexpr const char* kTokenizerRun = "data/tokenizer";  ///< for models of more tokens than bytes
 
 /// A number as --option value.
 std::string text_of(double value);

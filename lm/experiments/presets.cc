@@ -34,21 +34,24 @@ Preset quick() {
 Preset small() {
   Preset p;
   p.name = "small";
-  p.model = {.layers = 4, .width = 192, .heads = 3};
-  p.context = 2048, p.batch = 2;
-  p.budget = {.window = 64, .top_k = 192, .sinks = 8, .block = 8, .candidates = 768, .top_nodes = 64};
-  p.rates = {1e-3, 2e-3, 4e-3};
-  p.grid_seed = 101, p.grid_steps = 60;
+  p.model = {.layers = 3, .width = 128, .heads = 2, .vocabulary = 2048, .taps = 3};
+  p.repeats = {.passage = 110, .from = 128, .to = 4096};
+  p.context = 2048, p.batch = 1;
+  p.copy_steps = 250, p.short_context = 256, p.short_steps = 400;
+  p.budget = {.window = 64, .top_k = 192, .sinks = 8, .block = 4, .candidates = 1536, .top_nodes = 128};
+  p.rates = {2e-3, 4e-3, 8e-3};
+  p.grid_seed = 101, p.grid_steps = 700;
   p.seeds = {1, 2, 3}, p.variant_seeds = {1, 2, 3};
-  p.steps = 300, p.eval_windows = 100;
-  p.level_steps = 120, p.ablation_steps = 120;
+  p.steps = 700, p.eval_windows = 100;
+  p.level_steps = 700, p.ablation_steps = 700;
   p.speed_lengths = {1024, 2048, 4096, 8192};
   p.scaling_lengths = {512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
   p.speed_repeats = 5;
   p.pattern_positions = 128, p.explored_queries = 12;
   p.theory_cases = 10000;
   p.tasks = {"passkey", "recall", "copy"};
-  p.retrieval_model = {.layers = 2, .width = 128, .heads = 2};
+  p.retrieval_model = {.layers = 2, .width = 128, .heads = 2, .taps = 3};
+  p.retrieval_copy_steps = 150;
   p.retrieval = {{.length = 512, .batch = 8, .steps = 300},
                  {.length = 2048, .batch = 2, .steps = 100},
                  {.length = 8192, .batch = 1, .steps = 30}};

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hsattn/base/types.h"
+#include "lm/data/repeats.h"
 
 namespace hsattn::lm {
 
@@ -16,7 +17,7 @@ struct Budget {
 };
 
 struct ModelSize {
-  Index layers = 0, width = 0, heads = 0, vocabulary = 256;
+  Index layers = 0, width = 0, heads = 0, vocabulary = 256, taps = 0;
 };
 
 /// Read-out tasks of one length.
@@ -28,8 +29,10 @@ struct Preset {
   std::string name;
   bool trains = true;  ///< false: speed and memory alone; perplexity is for whoever has the machines
 
-  ModelSize model;
+  ModelSize model;  ///< with more than 256 tokens, a tokenizer of so many is trained on the text
+  Repeats repeats;  ///< of the text
   Index context = 0, batch = 0;
+  Index copy_steps = 0, short_context = 0, short_steps = 0;  ///< as TrainOptions has them
   Budget budget;
   std::vector<double> rates;  ///< the grid of learning rates, on seed `grid_seed`
   Index grid_seed = 0, grid_steps = 0;
@@ -47,6 +50,7 @@ struct Preset {
 
   std::vector<std::string> tasks;
   ModelSize retrieval_model;
+  Index retrieval_copy_steps = 0;  ///< of the shortest length
   std::vector<RetrievalSize> retrieval;
   Index retrieval_answers = 0, retrieval_samples = 0;
 

@@ -12,6 +12,8 @@ void ModelConfig::visit(OptionVisitor& option) {
   option("kv_heads", kv_heads, "key and value heads, a divisor of heads; 0: as many as heads");
   option("hidden", hidden, "width inside the SwiGLU; 0: 8/3 of the width, rounded up to 64");
   option("rope_base", rope_base, "base of the rotary frequencies");
+  option("taps", taps,
+         "tokens that a causal convolution of queries and keys spans, each channel by itself; 0 or 1: none");
   option("vocabulary", vocabulary,
          "tokens that the embedding knows, 256 for bytes; when training, 0: as the data says");
   option("tokenizer", tokenizer, "fingerprint of the tokenizer, as the data says; empty: bytes");
@@ -28,7 +30,7 @@ Index ModelConfig::parameters() const {
   const Index attention_part = width * head_dim() * (heads + 2 * key_heads()) + width * width;
   const Index projections = attention.projections(layers) * attention.rank * attention.longest;
   return projections + vocabulary * width + width + layers * (attention_part + 3 * width * inner() + 2 * width) +
-         pooler_parameters();
+         layers * (taps > 1 ? taps : 0) * query_key_channels() + pooler_parameters();
 }
 
 void check_model_config(const ModelConfig& c) {
@@ -40,6 +42,7 @@ void check_model_config(const ModelConfig& c) {
   check(c.key_heads() >= 1 && c.heads % c.key_heads() == 0, "kv_heads is ", c.kv_heads, "; a divisor of heads, ",
         c.heads, ", is right");
   check(c.hidden >= 0 && c.hidden <= 1 << 20, "hidden is ", c.hidden, "; 0 to 1048576 is right");
+  check(c.taps >= 0 && c.taps <= 64, "taps is ", c.taps, "; 0 to 64 is right");
   check(c.vocabulary >= 2 && c.vocabulary <= 1 << 20, "vocabulary is ", c.vocabulary, "; 2 to 1048576 is right");
   check(c.rope_base > 1, "rope_base is ", c.rope_base, "; more than 1 is right");
   check_attention_options(c.attention);

@@ -56,7 +56,8 @@ void check_attention_options(const AttentionOptions& options);
 /// Throws InvalidArgument if this attention cannot take sequences of `context` tokens.
 void check_context(const AttentionOptions& options, Index context);
 
-/// A decoder: RMSNorm, rotary positions, SwiGLU, embedding tied to the output.
+/// A decoder: RMSNorm, rotary positions, SwiGLU, embedding tied to the output; queries and keys may see the tokens just
+/// before theirs (So et al. 2021, Primer), without which a small model learns to copy only after long training.
 struct ModelConfig : Options {
   Index vocabulary = 256;  // bytes
   std::string tokenizer;   // fingerprint; empty: bytes
@@ -66,6 +67,7 @@ struct ModelConfig : Options {
   Index kv_heads = 0;
   Index hidden = 0;
   double rope_base = 10000;
+  Index taps = 0;
   AttentionOptions attention;
   bool pooler_per_layer = false;
 
@@ -76,6 +78,8 @@ struct ModelConfig : Options {
   Index head_dim() const { return width / heads; }
   /// Width inside the SwiGLU: as given, or 8/3 of the width rounded up to 64.
   Index inner() const { return hidden > 0 ? hidden : (width * 8 / 3 + 63) / 64 * 64; }
+  /// Channels of the queries and keys, which the short convolution mixes in time: (heads + key_heads) * d.
+  Index query_key_channels() const { return (heads + key_heads()) * head_dim(); }
   /// Parameters of the pooling: of one pooler, or one for each layer.
   Index pooler_parameters() const;
   Index parameters() const;

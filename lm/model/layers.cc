@@ -91,6 +91,23 @@ Tensor rotate(const Tensor& x, const RotaryTable& table) {
   return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1).to(x.scalar_type());
 }
 
+Tensor initial_taps(int64_t taps, int64_t channels, at::Generator& generator) {
+  constexpr double kDeviation = 0.3;
+  Tensor all = at::empty({taps, channels}, at::kFloat).normal_(0, kDeviation, generator);
+  all.select(0, 0).add_(1);
+  return all.flatten().requires_grad_();
+}
+
+Tensor mix_in_time(const Tensor& x, const Tensor& taps) {
+  const int64_t tokens = x.size(1);
+  const Tensor weights = taps.view({-1, x.size(2)});
+  Tensor y = x * weights.select(0, 0);
+  for (int64_t i = 1; i < std::min(weights.size(0), tokens); ++i) {
+    y = y + at::constant_pad_nd(x.slice(1, 0, tokens - i) * weights.select(0, i), {0, 0, i, 0});
+  }
+  return y.to(x.scalar_type());
+}
+
 Tensor rms_norm(const Tensor& x, const Tensor& weight) { return at::rms_norm(x, {x.size(-1)}, weight, kNormEpsilon); }
 
 Tensor swiglu(const Tensor& gate_up) {

@@ -16,6 +16,14 @@ RotaryTable rotary_table(int64_t tokens, int64_t dim, double base);
 /// x [B, n, heads, d]: rotates the pairs (i, i + d/2) of each head by its position's angle. Type of x.
 at::Tensor rotate(const at::Tensor& x, const RotaryTable& table);
 
+/// The taps that training starts from, flat, so that AdamW does not let them decay: a token's own weight is 1, and a
+/// little noise makes every channel see the tokens before it in another way.
+at::Tensor initial_taps(int64_t taps, int64_t channels, at::Generator& generator);
+
+/// y[t] = sum over i of taps[i] * x[t - i], channel by channel, nothing before the first token. x [B, n, channels],
+/// taps [taps * channels] -> [B, n, channels], type of x.
+at::Tensor mix_in_time(const at::Tensor& x, const at::Tensor& taps);
+
 /// x / rms(x) * weight over the last dimension, float32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight);
 

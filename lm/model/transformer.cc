@@ -30,6 +30,7 @@ Transformer::Transformer(const ModelConfig& config, Index seed) : config_(config
     Block block;
     block.attention_norm = ones();
     block.qkv = matrix((config.heads + 2 * config.key_heads()) * head, width, kInitialDeviation);
+    if (config.taps > 1) block.taps = initial_taps(config.taps, config.query_key_channels(), generator);
     block.attention_out = matrix(width, config.heads * head, residual);
     block.mlp_norm = ones();
     block.gate_up = matrix(2 * config.inner(), width, kInitialDeviation);
@@ -101,6 +102,7 @@ std::vector<std::pair<std::string, Tensor>> Transformer::parameters() const {
                            {prefix + "mlp_norm", b.mlp_norm},
                            {prefix + "gate_up", b.gate_up},
                            {prefix + "down", b.down}});
+    if (b.taps.defined()) all.emplace_back(prefix + "taps", b.taps);
     if (config_.pooler_per_layer && !poolers_.empty()) all.emplace_back(prefix + "pooler", poolers_[i]);
   }
   if (!config_.pooler_per_layer && !poolers_.empty()) all.emplace_back("pooler", poolers_[0]);
@@ -111,11 +113,13 @@ std::vector<std::pair<std::string, Tensor>> Transformer::parameters() const {
 Tensor Transformer::attention_part(Index layer, const Tensor& x) {
   const Block& block = blocks_[static_cast<std::size_t>(layer)];
   const Index heads = config_.heads, kv_heads = config_.key_heads(), batch = x.size(0), tokens = x.size(1);
-  const Tensor qkv = at::linear(rms_norm(x, block.attention_norm), block.qkv)
-                         .view({batch, tokens, heads + 2 * kv_heads, config_.head_dim()});
-  const Tensor qk = rotate(qkv.slice(2, 0, heads + kv_heads), rotary_).transpose(1, 2);
+  const Tensor qkv = at::linear(rms_norm(x, block.attention_norm), block.qkv);
+  Tensor qk = qkv.slice(2, 0, config_.query_key_channels());
+  if (block.taps.defined()) qk = mix_in_time(qk, block.taps);
+  qk = rotate(qk.view({batch, tokens, heads + kv_heads, config_.head_dim()}), rotary_).transpose(1, 2);
   const Tensor q = qk.slice(1, 0, heads), k = qk.slice(1, heads);
-  const Tensor v = qkv.slice(2, heads + kv_heads).transpose(1, 2);
+  const Tensor v =
+      qkv.slice(2, config_.query_key_channels()).view({batch, tokens, kv_heads, config_.head_dim()}).transpose(1, 2);
   if (probe_) probe_(layer, q, k, v);
   const Tensor o = attend(config_.attention.of_layer(layer), q, k, v, statistics_,
                           attention_tensors_[static_cast<std::size_t>(layer)]);

@@ -16,6 +16,7 @@ namespace hsattn::lm {
 struct Block {
   at::Tensor attention_norm;  // [width]
   at::Tensor qkv;             // [(heads + 2 kv_heads) * d, width]: queries, then keys, then values
+  at::Tensor taps;            // [taps * (heads + kv_heads) * d], undefined without a convolution of queries and keys
   at::Tensor attention_out;   // [width, heads * d]
   at::Tensor mlp_norm;        // [width]
   at::Tensor gate_up;         // [2 * inner, width]: gate, then up

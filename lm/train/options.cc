@@ -62,6 +62,8 @@ void check_train_options(const TrainOptions& o) {
   check(o.stop_at >= 0, "stop_at is ", o.stop_at, "; at least 0 is right");
   check(o.first_steps >= 0, "first_steps is ", o.first_steps, "; at least 0 is right");
   check_short_context(o);
+  check(o.copy_steps >= 0 && o.copy_steps <= o.steps, "copy_steps is ", o.copy_steps, "; 0 to steps, ", o.steps,
+        ", is right");
   check(o.first_top_k == 0 || o.model.attention.hsa.top_k > 0, "first_top_k is ", o.first_top_k,
         ", top_k is 0; a top_k of at least 1 is right");
   check_attention_options(attention_at(o, 1));

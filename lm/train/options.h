@@ -39,6 +39,7 @@ struct TrainOptions : Options {
   Index first_steps = 0;
   Index short_context = 0;
   Index short_steps = 0;
+  Index copy_steps = 0;
 
   TrainOptions() { model.vocabulary = 0; }
   void visit(OptionVisitor& option) override {
@@ -76,6 +77,9 @@ struct TrainOptions : Options {
            "tokens of a window in the first short_steps steps, a divisor of context; as many tokens a step, in more "
            "windows");
     option("short_steps", short_steps, "steps with short_context");
+    option("copy_steps", copy_steps,
+           "first steps, on random tokens whose passages come again, in place of the text: a model learns to copy from "
+           "them within a few hundred steps, from text only in many thousands");
   }
   void apply_preset() override { model.apply_preset(); }
 };

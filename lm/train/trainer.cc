@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "lm/data/batches.h"
+#include "lm/data/copying.h"
 #include "lm/data/files.h"
 #include "lm/data/text_encoder.h"
 #include "lm/data/token_file.h"
@@ -102,6 +103,7 @@ class Trainer {
   bool run_step();
   std::vector<Index> window_starts(const WindowShape& shape) const;
   at::Tensor read_windows(const std::vector<Index>& starts, Index context);
+  at::Tensor copying_windows(const WindowShape& shape) const;
   void evaluate(TrainResult& result);
   void save_checkpoint();
   void load_checkpoint();
@@ -140,11 +142,13 @@ const ModelConfig& Trainer::model_for_data() {
   return options_.model;
 }
 
-// Of the step behind step_. Both lengths walk the text from its start, each in an order of its own.
+// Of the step behind step_. Both lengths walk the text from its start, each in an order of its own. None while copying
+// is learned.
 std::vector<Index> Trainer::window_starts(const WindowShape& shape) const {
+  if (step_ < options_.copy_steps) return {};
   const Index windows = shape.batch * options_.accumulate;
   const bool first = step_ < options_.short_steps;
-  const Index before = first ? step_ : step_ - options_.short_steps;
+  const Index before = step_ - (first ? options_.copy_steps : std::max(options_.copy_steps, options_.short_steps));
   return (first ? short_order_ : order_).windows(before * windows, windows);
 }
 
@@ -158,18 +162,32 @@ at::Tensor Trainer::read_windows(const std::vector<Index>& starts, Index context
   return tokens;
 }
 
+// [windows, context + 1], random tokens
+at::Tensor Trainer::copying_windows(const WindowShape& shape) const {
+  const Index windows = shape.batch * options_.accumulate;
+  const auto length = static_cast<std::size_t>(shape.context + 1);
+  at::Tensor tokens = at::empty({windows, shape.context + 1}, at::kLong);
+  for (Index i = 0; i < windows; ++i) {
+    const std::uint64_t number = static_cast<std::uint64_t>(step_ * windows + i);
+    write_copying_window({tokens.mutable_data_ptr<int64_t>() + i * (shape.context + 1), length},
+                         options_.model.vocabulary, (static_cast<std::uint64_t>(options_.seed) << 32) + number);
+  }
+  return tokens;
+}
+
 // One step; false if loss or gradient are not finite, and then the weights are as before.
 bool Trainer::run_step() {
   const auto began = Clock::now();
   const WindowShape shape = windows_at(options_, step_ + 1);
   const std::vector<Index> starts = window_starts(shape);
-  const at::Tensor tokens = read_windows(starts, shape.context);
+  const bool copying = step_ < options_.copy_steps;
+  const at::Tensor tokens = copying ? copying_windows(shape) : read_windows(starts, shape.context);
   const Index step_tokens = options_.batch * options_.accumulate * options_.context;
   model_.statistics() = {};
   if (options_.first_top_k > 0) model_.set_attention(attention_at(options_, step_ + 1));
   model_.draw_features(options_.model.attention.feature_seed_at(step_));
-  const auto [loss, norm] =
-      compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16", options_.answers_only);
+  const auto [loss, norm] = compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16",
+                                              options_.answers_only && !copying);
   if (options_.first_top_k > 0) model_.set_attention(options_.model.attention);
   metrics_.loss = loss;
   metrics_.gradient_norm = norm;
@@ -205,8 +223,11 @@ std::string Trainer::report_not_finite(const std::vector<Index>& starts) {
                                          {"batch_offsets", starts},
                                          {"last_checkpoint", saved_step_}};
   folder_.write_json("not_finite.json", report);
-  return concat("step ", metrics_.step, ": ", what, " (learning rate ", metrics_.learning_rate, ", windows at tokens ",
-                starts.front(), starts.size() > 1 ? " and others" : "", "); nothing was updated; ",
+  const std::string where = starts.empty()
+                                ? "random tokens to copy"
+                                : concat("windows at tokens ", starts.front(), starts.size() > 1 ? " and others" : "");
+  return concat("step ", metrics_.step, ": ", what, " (learning rate ", metrics_.learning_rate, ", ", where,
+                "); nothing was updated; ",
                 saved_step_ < 0 ? std::string("no checkpoint yet") : concat("last checkpoint: step ", saved_step_),
                 "; report in ", folder_.path(), "/not_finite.json");
 }

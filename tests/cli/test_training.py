@@ -203,6 +203,23 @@ def test_short_windows_at_first_hold_as_many_tokens_and_resume(hsattn, small, tm
     assert "a divisor of context, 256, is right" in wrong.stderr
 
 
+def test_copying_is_learned_from_random_tokens_first_and_resumes(hsattn, small, tmp_path):
+    short = ["--attention", "full", "--taps", 3, "--short-context", 64, "--short-steps", 6]
+    copying = [*short, "--copy-steps", 3, "--steps", 8]
+    assert hsattn(*small, "--run", tmp_path / "whole", *copying).returncode == 0
+    steps = [line for line in lines_of(tmp_path / "whole") if "loss" in line]
+    assert [line["attended_tokens"] for line in steps] == [32.5] * 6 + [128.5] * 2
+    assert hsattn(*small, "--run", tmp_path / "cut", *copying, "--stop-at", 2).returncode == 0
+    assert hsattn("train", "--run", tmp_path / "cut", "--resume").returncode == 0
+    assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
+    assert model_bytes(tmp_path / "cut", 8) == model_bytes(tmp_path / "whole", 8)
+    assert hsattn(*small, "--run", tmp_path / "text", *short, "--steps", 8).returncode == 0
+    assert losses_of(tmp_path / "text")[0] != losses_of(tmp_path / "whole")[0]
+    wrong = hsattn(*small, "--run", tmp_path / "wrong", "--copy-steps", 9, "--steps", 8)
+    assert wrong.returncode == 2
+    assert "copy_steps is 9; 0 to steps, 8, is right" in wrong.stderr
+
+
 def test_a_task_is_learned_and_read_out(hsattn, tmp_path):
     task = tmp_path / "task"
     made = hsattn("task", "--task", "recall", "--length", 160, "--samples", 64, "--held-out", 64, "--out", task)

@@ -45,6 +45,30 @@ TEST(Rotate, ScoresDependOnTheDistanceAlone) {
   EXPECT_LE(difference(rq.norm(2, 1), q.view({64, 32}).norm(2, 1)), 1e-5);
 }
 
+TEST(MixInTime, EqualsTheFormulaAndSoDoItsGradients) {
+  constexpr int64_t kTaps = 3, kChannels = 5;
+  for (const int64_t tokens : {1, 2, 7}) {  // fewer than the taps reach, and more
+    const Tensor x = noise({2, tokens, kChannels}, 1).requires_grad_(), dy = noise({2, tokens, kChannels}, 2);
+    const Tensor taps = noise({kTaps * kChannels}, 3).requires_grad_();
+    const Tensor xd = x.detach().to(at::kDouble).requires_grad_();
+    const Tensor td = taps.detach().to(at::kDouble).requires_grad_();
+    std::vector<Tensor> rows;
+    for (int64_t t = 0; t < tokens; ++t) {
+      Tensor row = at::zeros({2, kChannels}, at::kDouble);
+      for (int64_t i = 0; i < kTaps && i <= t; ++i) {
+        row = row + xd.select(1, t - i) * td.slice(0, i * kChannels, (i + 1) * kChannels);
+      }
+      rows.push_back(row);
+    }
+    const Tensor y = mix_in_time(x, taps), yd = at::stack(rows, 1);
+    EXPECT_LE(difference(y, yd), 1e-5);
+    const auto got = torch::autograd::grad({y}, {x, taps}, {dy}),
+               wanted = torch::autograd::grad({yd}, {xd, td}, {dy.to(at::kDouble)});
+    EXPECT_LE(difference(got[0], wanted[0]), 1e-5);
+    EXPECT_LE(difference(got[1], wanted[1]), 1e-5);
+  }
+}
+
 // x / rms and silu(gate) * up, written out in double with autograd.
 TEST(FusedLayers, EqualTheFormulaAndSoDoTheirGradients) {
   const Tensor x = noise({3, 700, 24}, 1).requires_grad_(), w = noise({24}, 2).requires_grad_();

@@ -122,6 +122,29 @@ TEST(Transformer, GradientIsTheSlopeOfTheLoss) {
   }
 }
 
+TEST(Transformer, QueriesAndKeysMayHearOfTheTokensBeforeTheirs) {
+  ModelConfig config = small_model("full");
+  const Index without = config.parameters();
+  config.taps = 3;
+  EXPECT_EQ(config.parameters() - without, 2 * 3 * (4 + 2) * 16);
+  Transformer model(config, 1);
+  Index count = 0;
+  for (const auto& [name, parameter] : model.parameters()) count += parameter.numel();
+  EXPECT_EQ(count, config.parameters());
+  for (const Tensor& gradient : run(model).gradients) EXPECT_GT(gradient.abs().max().item<double>(), 0);
+
+  const at::NoGradGuard no_gradient;
+  constexpr Index kCut = 171;
+  Tensor changed = tokens().clone();
+  changed.slice(1, kCut).add_(1);
+  const Tensor before = model.hidden(tokens()), after = model.hidden(changed);
+  EXPECT_TRUE(at::equal(before.slice(0, 0, kCut), after.slice(0, 0, kCut)));
+  for (auto& [name, parameter] : model.parameters()) {
+    if (name.ends_with("taps")) parameter.view({3, -1}).slice(0, 1).zero_();  // a token's own alone
+  }
+  EXPECT_GT(difference(model.hidden(tokens()), before), 1e-3);
+}
+
 TEST(Transformer, LinformerSharesItsProjections) {
   const auto parameters = [](const ModelConfig& config) {
     Index sum = 0;
