@@ -15,8 +15,6 @@
 namespace hsattn::lm {
 namespace {
 
-struct Interrupted {};
-
 // What one way of attending does, thing by thing, to be paired with another's.
 struct Outcome {
   struct Losses {
@@ -45,8 +43,8 @@ TextRow text_row(const Outcome::Losses& ours, const Outcome::Losses& full) {
 class Comparison {
  public:
   Comparison(Runtime& runtime, const CompareOptions& options, const std::atomic<bool>& interrupted,
-             const std::function<void(Index, Index, const std::string&)>& progress)
-      : runtime_(runtime), options_(options), interrupted_(interrupted), progress_(progress) {
+             const ProgressFunction& progress)
+      : runtime_(runtime), options_(options), interrupted_(interrupted), steps_(interrupted, progress) {
     for (const std::string& name : names_of_rows(options)) {
       CompareRow row;
       row.name = name;
@@ -61,7 +59,8 @@ class Comparison {
     }
     if (options.answers > 0) prepare_recall();
     const Index of_row = std::ssize(windows_) * options.windows + counts_.pass_keys + counts_.numbers;
-    all_ = std::ssize(layers_) * (of_row + (options.speed ? options.repeats : 0)) + (options.positions > 0 ? 1 : 0);
+    steps_.expect(std::ssize(layers_) * (of_row + (options.speed ? options.repeats : 0)) +
+                  (options.positions > 0 ? 1 : 0));
   }
 
   CompareReport run() {
@@ -111,17 +110,11 @@ class Comparison {
     sample(counts_.pass_keys + counts_.numbers - 1);  // numbers that do not fit are refused now
   }
 
-  void step(const std::string& what) {
-    if (interrupted_) throw Interrupted{};
-    if (progress_) progress_(done_, all_, what);
-    ++done_;
-  }
-
   void measure_losses(std::size_t row) {
     for (std::size_t text = 0; text < windows_.size(); ++text) {
       Outcome::Losses& losses = outcomes_[row].texts.emplace_back();
       for (const std::vector<Token>& window : windows_[text]) {
-        step(report_.rows[row].name + ": perplexity");
+        steps_.next(report_.rows[row].name + ": perplexity");
         const std::vector<double> found = runtime_.losses(window);
         losses.all.push_back(mean(found));
         losses.last_half.push_back(mean(std::span(found).subspan(found.size() / 2)));
@@ -131,7 +124,7 @@ class Comparison {
 
   void measure_recall(std::size_t row, Index first, Index count, std::vector<double>& shares, RecallRow& result) {
     for (Index i = first; i < first + count; ++i) {
-      step(report_.rows[row].name + ": recall");
+      steps_.next(report_.rows[row].name + ": recall");
       const NeedleSample asked = sample(i);
       const std::vector<Token> found = runtime_.likeliest(asked.tokens, asked.asked);
       Index right = 0;
@@ -145,10 +138,10 @@ class Comparison {
 
   // On the first window of each text.
   void measure_mass() {
-    step("attention mass");
+    steps_.next("attention mass");
     std::vector<double> sums(layers_.size(), 0);
     for (const auto& text : windows_) {
-      if (interrupted_) throw Interrupted{};
+      steps_.stop_if_asked();
       const std::vector<Token> tokens(text[0].begin(), text[0].end() - 1);
       const std::vector<double> shares = runtime_.held_mass(tokens, layers_, options_.positions);
       for (std::size_t row = 0; row < sums.size(); ++row) sums[row] += shares[row];
@@ -166,7 +159,7 @@ class Comparison {
     request.ignore_end = true;
     for (Index repeat = 0; repeat < options_.repeats; ++repeat) {
       for (std::size_t row = 0; row < layers_.size(); ++row) {
-        step(report_.rows[row].name + ": speed");
+        steps_.next(report_.rows[row].name + ": speed");
         time_one(request, row);
       }
     }
@@ -176,7 +169,7 @@ class Comparison {
     runtime_.set_attention(layers_[row]);
     const bool counts = forget_peak_memory();
     const GenerateResult result = runtime_.generate(request, interrupted_, [](const std::string&) {});
-    if (result.finish == "interrupted") throw Interrupted{};
+    if (result.finish == "interrupted") throw Steps::Interrupted{};
     outcomes_[row].prefill_per_s.push_back(static_cast<double>(request.prompt.size()) / result.first_token_s);
     const double seconds = result.seconds - result.first_token_s;
     outcomes_[row].decode_per_s.push_back(static_cast<double>(result.tokens.size() - 1) / seconds);
@@ -204,28 +197,21 @@ class Comparison {
   Runtime& runtime_;
   const CompareOptions& options_;
   const std::atomic<bool>& interrupted_;
-  const std::function<void(Index, Index, const std::string&)>& progress_;
+  Steps steps_;
   CompareReport report_;
   std::vector<std::vector<AttentionOptions>> layers_;     // [rows]
   std::vector<std::vector<std::vector<Token>>> windows_;  // [texts]
   std::vector<Token> filler_;                             // between numbers: all windows
   RecallCounts counts_;
   std::vector<Outcome> outcomes_;  // [rows]
-  Index done_ = 0, all_ = 0;
 };
 
 }  // namespace
 
 CompareReport compare_attention(Runtime& runtime, const CompareOptions& options, const std::atomic<bool>& interrupted,
-                                const std::function<void(Index, Index, const std::string&)>& progress) {
+                                const ProgressFunction& progress) {
   check_compare_options(options);
-  try {
-    return Comparison(runtime, options, interrupted, progress).run();
-  } catch (const Interrupted&) {
-    CompareReport report;
-    report.interrupted = true;
-    return report;
-  }
+  return unless_interrupted<CompareReport>([&] { return Comparison(runtime, options, interrupted, progress).run(); });
 }
 
 }  // namespace hsattn::lm

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
 
 #include "lm/eval/paired.h"
 #include "lm/pretrained/allocation.h"
 #include "lm/pretrained/runtime.h"
+#include "lm/pretrained/steps.h"
 
 namespace hsattn::lm {
 
@@ -76,6 +76,6 @@ RecallCounts recall_counts(Index answers, Index numbers);
 
 /// Throws FileError: texts too short.
 CompareReport compare_attention(Runtime& runtime, const CompareOptions& options, const std::atomic<bool>& interrupted,
-                                const std::function<void(Index done, Index all, const std::string& what)>& progress);
+                                const ProgressFunction& progress);
 
 }  // namespace hsattn::lm

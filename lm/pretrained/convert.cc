@@ -15,8 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Interrupted {};
-
 struct Text {
   std::vector<std::vector<Token>> calibration, held_out;  // windows
 };
@@ -68,11 +66,10 @@ std::string fingerprint(const ConvertOptions& o, const std::string& precision, c
 class Converter {
  public:
   Converter(Runtime& runtime, const ConvertOptions& options, const std::atomic<bool>& interrupted,
-            const std::function<void(Index, Index, const std::string&)>& progress)
+            const ProgressFunction& progress)
       : runtime_(runtime),
         options_(options),
-        interrupted_(interrupted),
-        progress_(progress),
+        steps_(interrupted, progress),
         base_(layer_attention(runtime.config(), options.attention, /*own_layers=*/false)),
         texts_(read_texts()),
         known_(options.out_file() + ".partial", fingerprint(options, runtime.precision(), texts_)) {
@@ -84,7 +81,7 @@ class Converter {
     range_ = {options.least,
               options.most > 0 ? options.most : std::max(options.attention.hsa.candidates / 2, options.least),
               options.attention.hsa.block};
-    all_ = 4 + std::ssize(report_.layers) + 2 * (2 + options.steps);  // measurements, at most
+    steps_.expect(4 + std::ssize(report_.layers) + 2 * (2 + options.steps));  // measurements, at most
   }
 
   ConvertReport run() {
@@ -119,11 +116,10 @@ class Converter {
     std::vector<double> means;
     for (const Text& text : texts_) {
       for (const std::vector<Token>& window : held_out ? text.held_out : text.calibration) {
-        if (interrupted_) throw Interrupted{};
+        steps_.say(what);
         const std::vector<double> losses = runtime_.losses(window);
         means.push_back(mean(losses));
         means.push_back(mean(std::span(losses).subspan(losses.size() / 2)));
-        if (progress_) progress_(std::min(done_, all_ - 1), all_, what);
       }
     }
     return means;
@@ -132,7 +128,7 @@ class Converter {
   std::vector<double> measure(const std::string& name, const std::vector<AttentionOptions>& attention,
                               bool held_out = false) {
     const std::string full_name = (held_out ? "held out: " : "calibration: ") + name;
-    ++done_;
+    steps_.advance();
     if (const std::vector<double>* found = known_.find(full_name)) return *found;
     const std::vector<double> losses = read(held_out, attention, full_name);
     known_.add(full_name, losses);
@@ -145,7 +141,7 @@ class Converter {
     const std::vector<double>* found = known_.find("full");
     if (found != nullptr && *found != full_) known_.clear();
     known_.add("full", full_);
-    ++done_;
+    steps_.advance();
   }
 
   std::vector<AttentionOptions> with_pattern(const std::string& name) const {
@@ -271,15 +267,13 @@ class Converter {
 
   Runtime& runtime_;
   const ConvertOptions& options_;
-  const std::atomic<bool>& interrupted_;
-  const std::function<void(Index, Index, const std::string&)>& progress_;
+  Steps steps_;
   ConvertReport report_;
   std::vector<AttentionOptions> base_;  // [layers]
   std::vector<Text> texts_;
   Measurements known_;
   BudgetRange range_;
   std::vector<double> full_;  // of the calibration windows
-  Index done_ = 0, all_ = 0;
 };
 
 }  // namespace
@@ -290,15 +284,9 @@ bool ConvertReport::held(double target) const {
 }
 
 ConvertReport convert_model(Runtime& runtime, const ConvertOptions& options, const std::atomic<bool>& interrupted,
-                            const std::function<void(Index, Index, const std::string&)>& progress) {
+                            const ProgressFunction& progress) {
   check_convert_options(options);
-  try {
-    return Converter(runtime, options, interrupted, progress).run();
-  } catch (const Interrupted&) {
-    ConvertReport report;
-    report.interrupted = true;
-    return report;
-  }
+  return unless_interrupted<ConvertReport>([&] { return Converter(runtime, options, interrupted, progress).run(); });
 }
 
 }  // namespace hsattn::lm

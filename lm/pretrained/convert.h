@@ -2,12 +2,12 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
 #include <optional>
 
 #include "lm/eval/paired.h"
 #include "lm/pretrained/allocation.h"
 #include "lm/pretrained/runtime.h"
+#include "lm/pretrained/steps.h"
 
 namespace hsattn::lm {
 
@@ -65,7 +65,7 @@ void check_convert_options(const ConvertOptions& options);
 /// Measures and writes options.out_file(), see kBudgetsFile. Throws FileError: texts too short; Error: the target does
 /// not hold with the largest budgets.
 ConvertReport convert_model(Runtime& runtime, const ConvertOptions& options, const std::atomic<bool>& interrupted,
-                            const std::function<void(Index done, Index all, const std::string& what)>& progress);
+                            const ProgressFunction& progress);
 
 /// Words of --text options, each of which may be a list with commas.
 std::vector<std::string> texts_of(const std::vector<std::string>& words);
