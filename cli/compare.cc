@@ -140,9 +140,8 @@ int run(const Arguments& arguments, std::ostream& out) {
   lm::Runtime runtime(options);
   Progress progress;
   const lm::CompareReport report =
-      lm::compare_attention(runtime, options, interrupted(), [&](Index done, Index all, const std::string& what) {
-        progress.bar(done, all, concat(done, "/", all, " ", what));
-      });
+      lm::compare_attention(runtime, options, interrupted(),
+                            [&](Index done, Index all, const std::string& what) { progress.count(done, all, what); });
   progress.finish();
   if (report.interrupted) return kInterrupted;
   if (page) {

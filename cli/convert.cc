@@ -128,7 +128,7 @@ int run(const Arguments& arguments, std::ostream& out) {
   Progress progress;
   const lm::ConvertReport report =
       lm::convert_model(runtime, options, interrupted(), [&](Index done, Index all, const std::string& what) {
-        progress.bar(done, all, concat(done, "/", all, " measurements, ", what.substr(0, 40)));
+        progress.count(done, all, concat("measurements, ", what.substr(0, 40)));
       });
   progress.finish();
   if (report.interrupted) {

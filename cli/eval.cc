@@ -74,9 +74,8 @@ int run(const Arguments& arguments, std::ostream& out) {
     throw UsageError(error.what());
   }
   Progress progress;
-  const lm::EvalReport report = lm::run_evaluation(options, interrupted(), [&](Index done, Index all) {
-    progress.bar(done, all, concat(done, "/", all, " windows"));
-  });
+  const lm::EvalReport report =
+      lm::run_evaluation(options, interrupted(), [&](Index done, Index all) { progress.count(done, all, "windows"); });
   progress.finish();
   if (report.result.interrupted) return kInterrupted;
   if (options.json) {

@@ -69,8 +69,7 @@ int eval_pretrained(const Arguments& arguments, std::ostream& out) {
   }
   Progress progress;
   const lm::PerplexityReport report = lm::measure_perplexity(
-      runtime, options, interrupted(),
-      [&](Index done, Index all) { progress.bar(done, all, concat(done, "/", all, " windows")); });
+      runtime, options, interrupted(), [&](Index done, Index all) { progress.count(done, all, "windows"); });
   progress.finish();
   if (report.interrupted) return kInterrupted;
   (options.json ? print_json : print_table)(options, runtime, report, out);

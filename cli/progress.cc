@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <iostream>
 
+#include "hsattn/base/error.h"
+
 namespace hsattn::cli {
 namespace {
 
@@ -38,6 +40,19 @@ void Progress::bar(Index done, Index all, const std::string& text) {
   const std::size_t clear = drawn_ > row.size() ? drawn_ - row.size() : 0;
   std::cerr << '\r' << row << std::string(clear, ' ') << std::flush;
   drawn_ = row.size();
+}
+
+void Progress::count(Index done, Index all, const std::string& what) {
+  constexpr double kPlainEvery = 30;  // seconds
+  const double taken = seconds();
+  std::string text = concat(done, "/", all, " ", what);
+  if (done > 0) {
+    text += concat(", eta ", duration(taken * static_cast<double>(all - done) / static_cast<double>(done)));
+  }
+  bar(done, all, text);
+  if (terminal_ || taken < next_line_) return;
+  next_line_ = taken + kPlainEvery;
+  line(text);
 }
 
 void Progress::finish() {

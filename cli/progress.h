@@ -1,6 +1,7 @@
 // Progress on stderr: a bar that redraws itself on a terminal, plain lines in a pipe.
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "hsattn/base/types.h"
@@ -16,11 +17,17 @@ class Progress {
   void line(const std::string& text);
   /// The bar's share and the text behind it; nothing in a pipe.
   void bar(Index done, Index all, const std::string& text);
+  /// "done/all what" and the time that is left: a bar, or in a pipe a line now and then.
+  void count(Index done, Index all, const std::string& what);
   /// Ends the bar's line, if there is one.
   void finish();
 
  private:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
   bool terminal_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double next_line_ = 0;   // seconds after start_, of count() in a pipe
   std::size_t drawn_ = 0;  // characters of the bar on the screen
 };
 

@@ -40,9 +40,8 @@ int run(const Arguments& arguments, std::ostream& out) {
   Progress progress;
   lm::RecallReport report;
   try {
-    report = lm::measure_recall(options, interrupted(), [&](Index done, Index all) {
-      progress.bar(done, all, concat(done, "/", all, " answers"));
-    });
+    report = lm::measure_recall(options, interrupted(),
+                                [&](Index done, Index all) { progress.count(done, all, "answers"); });
   } catch (const InvalidArgument& error) {
     throw UsageError(error.what());
   }

@@ -2,12 +2,10 @@
 #include "hsattn/cache/cache.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <functional>
-#include <memory>
 
-#include "support/cached.h"
+#include "support/cache_mirror.h"
 
 namespace hsattn {
 namespace {
@@ -15,28 +13,15 @@ namespace {
 using testing::Answer;
 using testing::append_rest;
 using testing::cache_options;
-using testing::Layout;
 using testing::one_of;
 using testing::Problem;
 using testing::Random;
+using testing::random_cache_problem;
 using testing::range_of_tokens;
 using testing::Tensors;
 using testing::Tokens;
 using testing::type_of;
 using testing::uniform;
-
-// A stock of `keys` tokens and how they are attended.
-Problem random_problem(Random& random, Index keys) {
-  Problem p{.name = "random", .queries = keys, .keys = keys};
-  p.options = testing::selecting_options(random, true);
-  p.options.hsa.sinks = uniform(random, 0, 9);
-  if (uniform(random, 0, 9) == 0) p.options.pattern = one_of(random, {Pattern::kFull, Pattern::kLocal});
-  p.kv_heads = uniform(random, 1, 2);
-  p.heads = p.kv_heads * one_of<Index>(random, {1, 3, 8});
-  p.dim = one_of<Index>(random, {8, 24, 64, 80});
-  p.layout = one_of(random, {Layout::kContiguous, Layout::kTokenMajor, Layout::kPadded});
-  return p;
-}
 
 // A query's part of an answer over more of them.
 template <class T>
@@ -76,7 +61,7 @@ void expect_cuts_equal_the_whole(const Problem& p, std::uint64_t seed, const Cac
 TEST(Cache, HundredRandomCutsEqualTheWhole) {
   Random random(71);
   for (int i = 0; i < 100; ++i) {
-    const Problem p = random_problem(random, uniform(random, 1, 400));
+    const Problem p = random_cache_problem(random, uniform(random, 1, 400));
     SCOPED_TRACE(describe(p) + concat(", seed ", i));
     const CacheOptions changes{.page = one_of<Index>(random, {64, 128, 256}),
                                .rounded_keys = one_of<std::optional<bool>>(random, {{}, true, false})};
@@ -126,130 +111,6 @@ TEST(Cache, TokenByTokenEqualsTheWhole) {
   }
 }
 
-// Sequences of a cache and the tokens that they should hold.
-template <class T>
-struct Mirror {
-  Problem p;
-  const Tensors<T>& stock;
-  KeyValueCache cache;
-  std::vector<Tokens> sequences;
-
-  Mirror(const Problem& problem, const Tensors<T>& tokens, Index count, Index page)
-      : p(problem),
-        stock(tokens),
-        cache(cache_options<T>(p, page), count),
-        sequences(static_cast<std::size_t>(count)) {}
-
-  void append(Index i, Index first, Index count) {
-    const Tokens more = range_of_tokens(first, first + count);
-    sequences[i].insert(sequences[i].end(), more.begin(), more.end());
-    append_rest(p, stock, sequences[i], cache, i);
-  }
-  void crop(Index i, Index length) {
-    sequences[i].resize(static_cast<std::size_t>(length));
-    cache.crop(i, length);
-  }
-  void fork(Index i) {
-    ASSERT_EQ(cache.fork(i), std::ssize(sequences));
-    const Tokens tokens = sequences[i];
-    sequences.push_back(tokens);
-  }
-  void reorder(const std::vector<Index>& parents) {
-    std::vector<Tokens> children;
-    for (const Index parent : parents) children.push_back(sequences[parent]);
-    cache.reorder(parents);
-    sequences = children;
-  }
-  void save_and_load() {
-    const std::string path = ::testing::TempDir() + "hsattn_cache_test" + std::to_string(getpid());
-    cache.save(path);
-    cache = KeyValueCache::load(path);
-    ASSERT_EQ(std::remove(path.c_str()), 0);
-  }
-  // All sequences, the last `queries` of each.
-  void check(Index queries) {
-    ASSERT_EQ(cache.sequences(), std::ssize(sequences));
-    for (Index i = 0; i < cache.sequences(); ++i) {
-      const Index length = std::ssize(sequences[i]), some = std::min(queries, length);
-      SCOPED_TRACE(concat("sequence ", i, " of ", length, " tokens"));
-      ASSERT_EQ(cache.length(i), length);
-      const Answer<T> right = answer_of_whole(p, stock, sequences[i], some);
-      ASSERT_TRUE(answer_of_cache(p, stock, sequences[i], some, cache, i) == right);
-    }
-  }
-};
-
-template <class T>
-std::string random_step(Mirror<T>& m, Random& random) {
-  const Index count = std::ssize(m.sequences), i = uniform(random, 0, count - 1), length = std::ssize(m.sequences[i]);
-  switch (uniform(random, 0, 7)) {
-    case 0:
-      m.crop(i, uniform(random, 0, length));
-      return concat("crop ", i);
-    case 1:
-      m.crop(i, std::max<Index>(0, length - uniform(random, 1, 9)));
-      return concat("crop a few of ", i);
-    case 2:
-      if (count < 4) m.fork(i);
-      return concat("fork ", i);
-    case 3: {
-      std::vector<Index> parents;
-      for (Index n = uniform(random, 1, 4); n > 0; --n) parents.push_back(uniform(random, 0, count - 1));
-      m.reorder(parents);
-      return "reorder";
-    }
-    case 4:
-      if (uniform(random, 0, 3) == 0) m.save_and_load();
-      return "save and load";
-    default: {
-      const Index most = std::min<Index>(m.stock.k.tokens, 300 - std::min<Index>(300, length));
-      const Index tokens = std::min(most, one_of<Index>(random, {1, 1, 2, 7, 8, 63, 64, 65, 200}));
-      m.append(i, uniform(random, 0, m.stock.k.tokens - tokens), tokens);
-      return concat("append ", tokens, " to ", i);
-    }
-  }
-}
-
-TEST(Cache, StaysRightAfterCropForkReorderAndLoad) {
-  for (int seed = 0; seed < 12; ++seed) {
-    Random random(static_cast<std::uint64_t>(seed) + 900);
-    const Problem p = random_problem(random, 300);
-    SCOPED_TRACE(describe(p) + concat(", seed ", seed));
-    testing::with_stored_tensors(p, static_cast<std::uint64_t>(seed), [&]<class T>(const Tensors<T>& stock) {
-      Mirror<T> m(p, stock, 2, 64);
-      for (int step = 0; step < 40; ++step) {
-        SCOPED_TRACE(concat("step ", step, ": ", random_step(m, random)));
-        m.check(uniform(random, 1, 3));
-        if (HasFatalFailure()) return;
-      }
-    });
-    if (HasFatalFailure()) return;
-  }
-}
-
-// Every length around which a unit, block, node or page begins.
-TEST(Cache, CropsAndForksAtEveryBorder) {
-  Problem p{.name = "borders", .heads = 3, .queries = 300, .keys = 300, .dim = 24};
-  p.options.hsa = testing::smallest_budgets(false);
-  testing::with_stored_tensors(p, 5, [&]<class T>(const Tensors<T>& stock) {
-    for (const Index border : {1, 2, 4, 8, 16, 32, 64, 128, 192, 256}) {
-      for (Index length = border - 1; length <= border + 1; ++length) {
-        SCOPED_TRACE(concat("length ", length));
-        Mirror<T> m(p, stock, 1, 64);
-        m.append(0, 0, 300);
-        m.fork(0);
-        m.crop(0, length);
-        m.append(0, 10, 1);  // other tokens than before
-        m.check(1);
-        m.append(0, 100, 150);
-        m.append(1, 20, 9);
-        m.check(20);
-        if (HasFatalFailure()) return;
-      }
-    }
-  });
-}
-
 // The power of the tests above: what a wrong cache would do changes bits.
 TEST(Cache, AWrongTokenShows) {
   Problem p{.name = "wrong", .heads = 3, .queries = 300, .keys = 300, .dim = 24};
@@ -275,45 +136,11 @@ TEST(Cache, AWrongTokenShows) {
   });
 }
 
-TEST(Cache, BatchesOfDifferentLengthsEqualEachSequenceAlone) {
-  Random random(72);
-  for (int i = 0; i < 10; ++i) {
-    const Problem p = random_problem(random, 300);
-    SCOPED_TRACE(describe(p) + concat(", seed ", i));
-    testing::with_stored_tensors(p, 5, [&]<class T>(const Tensors<T>& stock) {
-      Mirror<T> m(p, stock, 0, 64);
-      m.cache = KeyValueCache(cache_options<T>(p, 64), 3);
-      m.sequences.resize(3);
-      for (Index s = 0; s < 3; ++s) m.append(s, uniform(random, 0, 50), uniform(random, 2, 250));
-      const std::vector<Index> order{2, 0, 1, 0};  // one of them twice
-      testing::Tensor<T> q(4, p.heads, 2, p.dim);
-      Answer<T> all(p, 4, 2);
-      for (Index b = 0; b < 4; ++b) {
-        const Tokens& tokens = m.sequences[order[b]];
-        const auto own = picked(stock.q, tokens, std::ssize(tokens) - 2, Layout::kContiguous);
-        std::copy(own.data.begin(), own.data.end(), q.row(b, 0, 0));
-      }
-      for (const int threads : {1, 2}) {
-        const auto pool = make_thread_pool(threads);
-        m.cache.attend(order, as_const(q.view()), p.options, p.scale, all.outputs(), all.lists.data(), *pool);
-        for (Index b = 0; b < 4; ++b) {
-          const Answer<T> right = answer_of_whole(p, stock, m.sequences[order[b]], 2);
-          EXPECT_TRUE(testing::same_bits(all.o.row(b, 0, 0), right.o.data.data(), std::ssize(right.o.data)));
-          EXPECT_TRUE(
-              testing::same_bits(all.lse.data() + b * std::ssize(right.lse), right.lse.data(), std::ssize(right.lse)));
-          EXPECT_TRUE(testing::same_bits(all.lists.data() + b * std::ssize(right.lists), right.lists.data(),
-                                         std::ssize(right.lists)));
-        }
-      }
-    });
-  }
-}
-
 TEST(Cache, TwoThreadsGiveTheSameBits) {
   Random random(73);
   const auto pool = make_thread_pool(2);
   for (int i = 0; i < 10; ++i) {
-    const Problem p = random_problem(random, 2000);
+    const Problem p = random_cache_problem(random, 2000);
     SCOPED_TRACE(describe(p) + concat(", seed ", i));
     testing::with_stored_tensors(p, 6, [&]<class T>(const Tensors<T>& stock) {
       const Tokens tokens = range_of_tokens(0, 2000);
@@ -328,64 +155,9 @@ TEST(Cache, TwoThreadsGiveTheSameBits) {
   }
 }
 
-// What was cropped, and what a position does not see, may hold anything.
-TEST(Cache, NaNThatIsNotSeenHurtsNobody) {
-  Problem p{.name = "not finite", .heads = 3, .queries = 300, .keys = 300, .dim = 24};
-  for (const bool far_field : {false, true}) {
-    p.options.hsa = testing::smallest_budgets(far_field);
-    testing::with_stored_tensors(p, 5, [&]<class T>(Tensors<T> stock) {
-      for (Index t = 250; t < 260; ++t) {
-        for (T* row : {stock.k.row(0, 0, t), stock.v.row(0, 0, t)}) {
-          std::fill_n(row, p.dim, static_cast<T>(std::numeric_limits<float>::quiet_NaN()));
-        }
-      }
-      Mirror<T> m(p, stock, 1, 64);
-      m.append(0, 0, 203);
-      m.append(0, 250, 9);
-      m.crop(0, 204);
-      m.crop(0, 203);
-      m.check(3);
-      m.append(0, 203, 2);
-      m.check(3);
-      m.append(0, 210, 40);
-      m.check(40);
-    });
-  }
-}
-
 Index plain_bytes(const KeyValueCache& cache, Index tokens) {
   const CacheOptions& o = cache.options();
   return 2 * o.kv_heads * tokens * o.dim * size_of(o.dtype);
-}
-
-TEST(Cache, GrowsByPagesThatForksShare) {
-  Problem p{.name = "pages", .heads = 2, .kv_heads = 2, .queries = 2048, .keys = 2048, .dim = 64};
-  p.options.pattern = Pattern::kFull;  // no pyramid: pages of tokens alone
-  testing::with_stored_tensors(p, 5, [&]<class T>(const Tensors<T>& stock) {
-    Mirror<T> m(p, stock, 1, 256);
-    m.append(0, 0, 1);
-    const Index page = m.cache.bytes();
-    EXPECT_GE(page, 2 * 2 * 256 * 64 * size_of(type_of<T>()));
-    for (const auto& [length, pages] : {std::pair<Index, Index>{256, 1}, {257, 2}, {512, 2}, {1300, 6}}) {
-      m.append(0, 0, length - m.cache.length(0));
-      EXPECT_EQ(m.cache.bytes(), pages * page) << length;
-    }
-    m.fork(0);
-    m.fork(1);
-    EXPECT_EQ(m.cache.bytes(), 6 * page);  // nothing is copied
-    m.append(1, 5, 1);
-    EXPECT_EQ(m.cache.bytes(), 7 * page);  // but the last page, when one of them writes
-    m.append(1, 6, 700);
-    EXPECT_EQ(m.cache.bytes(), 9 * page);
-    m.crop(1, 1280);
-    EXPECT_EQ(m.cache.bytes(), 6 * page);
-    m.append(1, 7, 1);
-    m.check(1);
-    m.reorder({0});
-    EXPECT_EQ(m.cache.bytes(), 6 * page);
-    m.crop(0, 0);
-    EXPECT_EQ(m.cache.bytes(), 0);
-  });
 }
 
 TEST(Cache, TakesLittleMoreThanKeysAndValues) {
