@@ -134,7 +134,9 @@ void Lister::retrieve(const std::string& task, const RetrievalSize& size, const 
   train.labels["part"] = "training";
   const auto* shorter = &size == preset_.retrieval.data() ? nullptr : &size - 1;
   if (shorter == nullptr && preset_.retrieval_copy_steps > 0) {
-    train.words.insert(train.words.end() - 1, {"--copy-steps", text_of(preset_.retrieval_copy_steps)});
+    const std::string steps = text_of(preset_.retrieval_copy_steps);
+    train.words.insert(train.words.end() - 1, {"--copy-steps", steps, "--short-steps", steps, "--short-context",
+                                               text_of(preset_.short_context)});
   }
   if (shorter != nullptr) {
     train.needs.push_back(concat("retrieval/", task, "-", shorter->length, "/", system.name, "/model"));

@@ -24,7 +24,8 @@ void check_short_context(const TrainOptions& o) {
   if (o.short_steps == 0 && o.short_context == 0) return;
   check(o.short_context >= 1 && o.context % o.short_context == 0, "short_context is ", o.short_context,
         "; a divisor of context, ", o.context, ", is right");
-  check(!o.aligned, "short_context does not go with aligned: a sample is a whole window");
+  check(!o.aligned || o.short_steps <= o.copy_steps,
+        "short_steps beyond copy_steps do not go with aligned: a sample is a whole window");
 }
 
 }  // namespace

@@ -230,6 +230,9 @@ TEST(TrainOptions, ShortWindowsHoldAsManyTokensAStep) {
   EXPECT_EQ(windows_at(options, 11).batch, 3);
   options.aligned = true;
   EXPECT_NE(message_of([&] { check_train_options(options); }).find("aligned"), std::string::npos);
+  options.copy_steps = 10;  // random tokens have no samples
+  check_train_options(options);
+  options.copy_steps = 0, options.aligned = false;
   for (const Index wrong : {0, 100, 4096}) {
     options.short_context = wrong;
     EXPECT_NE(message_of([&] { check_train_options(options); }).find(concat("short_context is ", wrong)),
