@@ -51,10 +51,10 @@ Preset small() {
   p.theory_cases = 10000;
   p.tasks = {"passkey", "recall", "copy"};
   p.retrieval_model = {.layers = 2, .width = 128, .heads = 2, .taps = 3};
-  p.retrieval_copy_steps = 150;
-  p.retrieval = {{.length = 512, .batch = 8, .steps = 300},
-                 {.length = 2048, .batch = 2, .steps = 100},
-                 {.length = 8192, .batch = 1, .steps = 30}};
+  p.retrieval_copy_steps = 200;
+  p.retrieval = {{.length = 512, .batch = 4, .steps = 700},
+                 {.length = 2048, .batch = 1, .steps = 200},
+                 {.length = 8192, .batch = 1, .steps = 40}};
   p.retrieval_answers = 1000, p.retrieval_samples = 4000;
   p.speed = 60e9;
   return p;
