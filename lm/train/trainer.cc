@@ -5,8 +5,6 @@
 #include <cmath>
 #include <memory>
 
-#include "lm/data/batches.h"
-#include "lm/data/copying.h"
 #include "lm/data/files.h"
 #include "lm/data/text_encoder.h"
 #include "lm/data/token_file.h"
@@ -19,6 +17,7 @@
 #include "lm/train/gradients.h"
 #include "lm/train/optimizer.h"
 #include "lm/train/run_folder.h"
+#include "lm/train/windows.h"
 
 namespace hsattn::lm {
 namespace {
@@ -76,8 +75,7 @@ class Trainer {
         folder_(options.run),
         text_(options.data + "/train.tokens"),
         held_out_(options.data + "/heldout.tokens"),
-        order_(text_.tokens(), options.context, options.seed, options.aligned),
-        short_order_(text_.tokens(), windows_at(options, 1).context, options.seed, options.aligned),
+        windows_(text_, options_),
         model_(model_for_data(), options.seed),
         optimizer_(model_.parameters(), options) {
     model_.set_checkpointing(options.checkpointing);
@@ -101,9 +99,6 @@ class Trainer {
   void check_aligned() const;
   const ModelConfig& model_for_data();
   bool run_step();
-  std::vector<Index> window_starts(const WindowShape& shape) const;
-  at::Tensor read_windows(const std::vector<Index>& starts, Index context);
-  at::Tensor copying_windows(const WindowShape& shape) const;
   void evaluate(TrainResult& result);
   void save_checkpoint();
   void load_checkpoint();
@@ -117,7 +112,7 @@ class Trainer {
   std::string precision_;
   RunFolder folder_;
   TokenFile text_, held_out_;
-  BatchOrder order_, short_order_;
+  StepWindows windows_;
   Transformer model_;
   Optimizer optimizer_;
   Index step_ = 0, saved_step_ = -1;
@@ -142,46 +137,12 @@ const ModelConfig& Trainer::model_for_data() {
   return options_.model;
 }
 
-// Of the step behind step_. Both lengths walk the text from its start, each in an order of its own. None while copying
-// is learned.
-std::vector<Index> Trainer::window_starts(const WindowShape& shape) const {
-  if (step_ < options_.copy_steps) return {};
-  const Index windows = shape.batch * options_.accumulate;
-  const bool first = step_ < options_.short_steps;
-  const Index before = step_ - (first ? options_.copy_steps : std::max(options_.copy_steps, options_.short_steps));
-  return (first ? short_order_ : order_).windows(before * windows, windows);
-}
-
-// [windows, context + 1]
-at::Tensor Trainer::read_windows(const std::vector<Index>& starts, Index context) {
-  const auto length = static_cast<std::size_t>(context + 1);
-  at::Tensor tokens = at::empty({static_cast<Index>(starts.size()), context + 1}, at::kLong);
-  for (std::size_t i = 0; i < starts.size(); ++i) {
-    text_.copy(starts[i], {tokens.mutable_data_ptr<int64_t>() + i * length, length});
-  }
-  return tokens;
-}
-
-// [windows, context + 1], random tokens
-at::Tensor Trainer::copying_windows(const WindowShape& shape) const {
-  const Index windows = shape.batch * options_.accumulate;
-  const auto length = static_cast<std::size_t>(shape.context + 1);
-  at::Tensor tokens = at::empty({windows, shape.context + 1}, at::kLong);
-  for (Index i = 0; i < windows; ++i) {
-    const std::uint64_t number = static_cast<std::uint64_t>(step_ * windows + i);
-    write_copying_window({tokens.mutable_data_ptr<int64_t>() + i * (shape.context + 1), length},
-                         options_.model.vocabulary, (static_cast<std::uint64_t>(options_.seed) << 32) + number);
-  }
-  return tokens;
-}
-
 // One step; false if loss or gradient are not finite, and then the weights are as before.
 bool Trainer::run_step() {
   const auto began = Clock::now();
-  const WindowShape shape = windows_at(options_, step_ + 1);
-  const std::vector<Index> starts = window_starts(shape);
+  Windows windows = windows_.after(step_);
   const bool copying = step_ < options_.copy_steps;
-  const at::Tensor tokens = copying ? copying_windows(shape) : read_windows(starts, shape.context);
+  const at::Tensor tokens = at::from_blob(windows.tokens.data(), {windows.count, windows.context + 1}, at::kLong);
   const Index step_tokens = options_.batch * options_.accumulate * options_.context;
   model_.statistics() = {};
   if (options_.first_top_k > 0) model_.set_attention(attention_at(options_, step_ + 1));
@@ -194,7 +155,7 @@ bool Trainer::run_step() {
   metrics_.step = step_ + 1;
   metrics_.learning_rate = learning_rate_at(options_, step_ + 1);
   if (!std::isfinite(metrics_.loss) || !std::isfinite(metrics_.gradient_norm)) {
-    report_ = report_not_finite(starts);
+    report_ = report_not_finite(windows.starts);
     return false;
   }
   optimizer_.step(metrics_.learning_rate);
