@@ -59,8 +59,20 @@ def read_result(path):
         numbers=content["numbers"],
         environment=content["environment"],
         command=content["command"],
-        curve=content.get("curve", []),
+        curve=text_curve(content),
     )
+
+
+def text_curve(content):
+    """The loss curve [[tokens, loss], ...] without the steps on random tokens, whose loss says nothing about text."""
+    words = content.get("words", [])
+
+    def option(name, default):
+        return int(words[words.index(name) + 1]) if name in words else default
+
+    step = option("--context", 0) * option("--batch", 1) * option("--accumulate", 1)
+    before = option("--copy-steps", 0) * step
+    return [point for point in content.get("curve", []) if point[0] > before]
 
 
 def read_results(folder):

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parent / "expected" / "results.html"
 sys.path.insert(0, str(ROOT))
 
 from report.quality import control  # noqa: E402
-from report.results import Results, read_result, read_results  # noqa: E402
+from report.results import Results, read_result, read_results, text_curve  # noqa: E402
 from report.results_page import pictures_of, results_page  # noqa: E402
 from report.runs import ReportError  # noqa: E402
 from report.statistics import decay_rate, interval, paired_difference  # noqa: E402
@@ -50,6 +50,14 @@ def test_numbers_come_from_the_result_files(page):
         r.numbers["eval_perplexity"] = 12.345
     assert "12.345" not in page
     assert "12.345" in results_page(results)
+
+
+def test_curves_begin_behind_the_steps_that_teach_to_copy():
+    words = ["train", "--context", "256", "--batch", "4", "--accumulate", "2", "--copy-steps", "3"]
+    curve = [[2048 * step, 5.0] for step in range(1, 7)]
+    assert text_curve({"words": words, "curve": curve}) == curve[3:]
+    assert text_curve({"words": words[:-2], "curve": curve}) == curve
+    assert text_curve({}) == []
 
 
 def test_every_figure_names_its_commands(page):
