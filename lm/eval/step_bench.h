@@ -34,6 +34,8 @@ struct StepBenchOptions : Options {
     option("width", model.width, "size of the residual stream");
     option("heads", model.heads, "query heads");
     option("kv_heads", model.kv_heads, "key and value heads, a divisor of heads; 0: as many as heads");
+    option("taps", model.taps,
+           "tokens that a causal convolution of queries and keys spans, each channel by itself; 0 or 1: none");
     option("vocabulary", model.vocabulary, "tokens that the embedding knows; 256 for bytes");
     option("batch", batch, "sequences");
     option("text", text, "a text, .gz, .jsonl or token file, whose start is read; without it random bytes");

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -55,6 +56,19 @@ def test_every_run_leaves_a_whole_result(slice_of_quick):
     assert f"{folder}: {len(paths)} runs, {len(paths)} done" in done.stdout
     assert "for all that is left" in done.stderr
     assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize("preset", ["quick", "small", "paper"])
+def test_commands_know_the_options_of_all_runs(hsattn, preset, tmp_path):
+    listed = hsattn("reproduce", "all", "--preset", preset, "--dry-run", "--out", tmp_path / "none", cwd=ROOT)
+    assert listed.returncode == 0, listed.stderr
+    used = {}
+    for words in re.findall(r"  hsattn (.*)", listed.stdout):
+        used.setdefault(words.split()[0], set()).update(re.findall(r"--[a-z][a-z-]*", words))
+    assert "bench-step" in used
+    for command, options in used.items():
+        known = set(re.findall(r"--[a-z][a-z-]*", hsattn(command, "--help").stdout))
+        assert not options - known, command
 
 
 def test_what_was_measured_is_there(slice_of_quick):
