@@ -14,6 +14,7 @@ namespace hsattn::cli {
 namespace {
 
 constexpr Index kBarWidth = 24;
+constexpr double kPlainEvery = 30;  // seconds: what is done sooner needs no lines in a pipe
 
 std::size_t terminal_columns() {
   struct winsize size{};
@@ -43,15 +44,14 @@ void Progress::bar(Index done, Index all, const std::string& text) {
 }
 
 void Progress::count(Index done, Index all, const std::string& what) {
-  constexpr double kPlainEvery = 30;  // seconds
   const double taken = seconds();
   std::string text = concat(done, "/", all, " ", what);
   if (done > 0) {
     text += concat(", eta ", duration(taken * static_cast<double>(all - done) / static_cast<double>(done)));
   }
   bar(done, all, text);
-  if (terminal_ || taken < next_line_) return;
-  next_line_ = taken + kPlainEvery;
+  if (terminal_ || taken < said_ + kPlainEvery) return;
+  said_ = taken;
   line(text);
 }
 

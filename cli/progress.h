@@ -27,7 +27,7 @@ class Progress {
 
   bool terminal_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  double next_line_ = 0;   // seconds after start_, of count() in a pipe
+  double said_ = 0;        // seconds after start_: the last line of count() in a pipe
   std::size_t drawn_ = 0;  // characters of the bar on the screen
 };
 
