@@ -72,9 +72,8 @@ void print_json(const lm::CompareOptions& o, const lm::CompareReport& r, const s
 }
 
 void print_quality(const lm::CompareOptions& o, const lm::CompareReport& r, std::ostream& out) {
-  out << "row               attended at the end, on average   mass held   perplexity              change     change, "
-         "last "
-         "half\n";
+  out << "row               attended at the end, on average   mass held   perplexity              change     "
+         "change, last half\n";
   for (const lm::CompareRow& row : r.rows) {
     out << std::left << std::setw(18) << row.name << std::right << std::setw(19) << percent(row.attended.last)
         << std::setw(12) << percent(row.attended.average) << std::setw(12)

@@ -126,18 +126,15 @@ void Lister::retrieve(const std::string& task, const RetrievalSize& size, const 
   const std::string base = concat("retrieval/", task, "-", size.length), data = concat("data/", task, "-", size.length);
   Training t{system.name, {}, preset_.retrieval_model,        data, size.length, size.batch,
              size.steps,  4,  {"--answers-only", "--aligned"}};
+  const auto* shorter = &size == preset_.retrieval.data() ? nullptr : &size - 1;
+  const Index copying = shorter == nullptr ? preset_.retrieval_copy_steps : 0;
+  append(t.more, first_steps(copying, copying));
   const Index seed = preset_.seeds.front();
   const nlohmann::ordered_json labels = {{"experiment", "retrieval"}, {"task", task}, {"length", size.length}};
   // One rate for all: the middle one of the grid.
   ExperimentRun train = train_run(concat(base, "/", system.name, "/model"), t, seed,
                                   text_of(preset_.rates[preset_.rates.size() / 2]), labels);
   train.labels["part"] = "training";
-  const auto* shorter = &size == preset_.retrieval.data() ? nullptr : &size - 1;
-  if (shorter == nullptr && preset_.retrieval_copy_steps > 0) {
-    const std::string steps = text_of(preset_.retrieval_copy_steps);
-    train.words.insert(train.words.end() - 1, {"--copy-steps", steps, "--short-steps", steps, "--short-context",
-                                               text_of(preset_.short_context)});
-  }
   if (shorter != nullptr) {
     train.needs.push_back(concat("retrieval/", task, "-", shorter->length, "/", system.name, "/model"));
     train.words.insert(train.words.end() - 1, {"--init", folder_of(train.needs.back())});

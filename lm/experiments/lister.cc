@@ -99,12 +99,25 @@ void Lister::prepare_text() {
 }
 
 Training Lister::text_training(const std::string& system, Index steps) const {
-  Words more;
-  if (preset_.copy_steps > 0) append(more, {"--copy-steps", text_of(preset_.copy_steps)});
-  if (preset_.short_steps > 0) {
-    append(more, {"--short-context", text_of(preset_.short_context), "--short-steps", text_of(preset_.short_steps)});
+  return {system,
+          {},
+          preset_.model,
+          kTextRun,
+          preset_.context,
+          preset_.batch,
+          steps,
+          preset_.eval_windows,
+          first_steps(preset_.copy_steps, preset_.short_steps)};
+}
+
+// Random tokens to copy, and short windows, in so many steps; of neither if 0.
+Words Lister::first_steps(Index copying, Index in_short) const {
+  Words words;
+  if (copying > 0) append(words, {"--copy-steps", text_of(copying)});
+  if (in_short > 0) {
+    append(words, {"--short-context", text_of(preset_.short_context), "--short-steps", text_of(in_short)});
   }
-  return {system, {}, preset_.model, kTextRun, preset_.context, preset_.batch, steps, preset_.eval_windows, more};
+  return words;
 }
 
 Words Lister::train_words(const std::string& name, const Training& t, Index seed, const std::string& rate) const {

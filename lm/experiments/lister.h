@@ -53,6 +53,7 @@ class Lister {
   bool known(const Variant& variant);
   double attended(const std::string& system, Index context) const;
   Training text_training(const std::string& system, Index steps) const;
+  Words first_steps(Index copying, Index in_short) const;
   Words train_words(const std::string& name, const Training& t, Index seed, const std::string& rate) const;
   ExperimentRun train_run(const std::string& name, const Training& t, Index seed, const std::string& rate,
                           nlohmann::ordered_json labels) const;

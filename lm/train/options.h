@@ -79,7 +79,7 @@ struct TrainOptions : Options {
     option("short_steps", short_steps, "steps with short_context");
     option("copy_steps", copy_steps,
            "first steps, on random tokens whose passages come again, in place of the text: a model learns to copy from "
-           "them within a few hundred steps, from text only in many thousands");
+           "them sooner than from text");
   }
   void apply_preset() override { model.apply_preset(); }
 };

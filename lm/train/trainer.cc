@@ -141,14 +141,13 @@ const ModelConfig& Trainer::model_for_data() {
 bool Trainer::run_step() {
   const auto began = Clock::now();
   Windows windows = windows_.after(step_);
-  const bool copying = step_ < options_.copy_steps;
   const at::Tensor tokens = at::from_blob(windows.tokens.data(), {windows.count, windows.context + 1}, at::kLong);
   const Index step_tokens = options_.batch * options_.accumulate * options_.context;
   model_.statistics() = {};
   if (options_.first_top_k > 0) model_.set_attention(attention_at(options_, step_ + 1));
   model_.draw_features(options_.model.attention.feature_seed_at(step_));
   const auto [loss, norm] = compute_gradients(model_, optimizer_, tokens, options_.accumulate, precision_ == "bf16",
-                                              options_.answers_only && !copying);
+                                              options_.answers_only && !windows.starts.empty());
   if (options_.first_top_k > 0) model_.set_attention(options_.model.attention);
   metrics_.loss = loss;
   metrics_.gradient_norm = norm;
