@@ -93,6 +93,14 @@ AttendedShare attended_share(const std::vector<AttentionOptions>& layers, Index 
   return {sum.last / count, sum.average / count};
 }
 
+HeldShare operator+(const HeldShare& a, const HeldShare& b) {
+  return {a.mass + b.mass, {a.attended.last + b.attended.last, a.attended.average + b.attended.average}};
+}
+
+HeldShare operator/(const HeldShare& a, double divisor) {
+  return {a.mass / divisor, {a.attended.last / divisor, a.attended.average / divisor}};
+}
+
 WindowSplit split_windows(Index count, Index first) {
   WindowSplit split;
   for (Index i = 0; i < count; ++i) {

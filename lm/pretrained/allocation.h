@@ -28,13 +28,21 @@ std::vector<double> budget_weights(const std::vector<double>& losses);
 std::optional<double> smallest_that_holds(double least, double most, Index steps,
                                           const std::function<bool(double)>& holds);
 
-/// Of all tokens up to and with its own, what a position attends one by one; with a mass budget, what it may attend.
+/// Of all tokens up to and with its own, what a position attends one by one.
 struct AttendedShare {
   double last = 0;     ///< of the last position
   double average = 0;  ///< over all positions
 };
 
-/// Averages over layers, which attend `tokens` tokens each.
+/// What is attended, and the share of full attention's probability on it.
+struct HeldShare {
+  double mass = 0;
+  AttendedShare attended;
+};
+HeldShare operator+(const HeldShare& a, const HeldShare& b);
+HeldShare operator/(const HeldShare& a, double divisor);
+
+/// Averages over layers, which attend `tokens` tokens each, by their rules; with a mass budget, what they may attend.
 AttendedShare attended_share(const std::vector<AttentionOptions>& layers, Index tokens);
 
 /// Numbers of `count` windows, divided so that both parts are spread over the text: `first` of them, and the rest.

@@ -40,6 +40,12 @@ TextRow text_row(const Outcome::Losses& ours, const Outcome::Losses& full) {
           change_of_perplexity(ours.last_half, full.last_half)};
 }
 
+// Then the text decides how much is attended.
+bool has_mass_budget(const std::vector<AttentionOptions>& layers) {
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const AttentionOptions& o) { return o.attention == "hsa" && o.hsa.mass > 0; });
+}
+
 class Comparison {
  public:
   Comparison(Runtime& runtime, const CompareOptions& options, const std::atomic<bool>& interrupted,
@@ -139,15 +145,17 @@ class Comparison {
   // On the first window of each text.
   void measure_mass() {
     steps_.next("attention mass");
-    std::vector<double> sums(layers_.size(), 0);
+    std::vector<HeldShare> sums(layers_.size());
     for (const auto& text : windows_) {
       steps_.stop_if_asked();
       const std::vector<Token> tokens(text[0].begin(), text[0].end() - 1);
-      const std::vector<double> shares = runtime_.held_mass(tokens, layers_, options_.positions);
-      for (std::size_t row = 0; row < sums.size(); ++row) sums[row] += shares[row];
+      const std::vector<HeldShare> shares = runtime_.held_mass(tokens, layers_, options_.positions);
+      for (std::size_t row = 0; row < sums.size(); ++row) sums[row] = sums[row] + shares[row];
     }
     for (std::size_t row = 0; row < sums.size(); ++row) {
-      report_.rows[row].mass = sums[row] / static_cast<double>(windows_.size());
+      const HeldShare held = sums[row] / static_cast<double>(windows_.size());
+      report_.rows[row].mass = held.mass;
+      if (has_mass_budget(layers_[row])) report_.rows[row].attended = held.attended;
     }
   }
 

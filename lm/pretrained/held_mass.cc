@@ -22,7 +22,7 @@ Tensor cumulated(const Tensor& q, const Tensor& k, const std::vector<Index>& pos
 }  // namespace
 
 HeldMass::HeldMass(std::vector<std::vector<AttentionOptions>> rows, Index positions)
-    : rows_(std::move(rows)), positions_(positions), sums_(rows_.size(), 0) {}
+    : rows_(std::move(rows)), positions_(positions), sums_(rows_.size()) {}
 
 void HeldMass::add(Index layer, const Tensor& q, const Tensor& k) {
   const std::vector<Index> positions = even_positions(q.size(2), positions_);
@@ -32,29 +32,34 @@ void HeldMass::add(Index layer, const Tensor& q, const Tensor& k) {
   for (std::size_t row = 0; row < rows_.size(); ++row) {
     const AttentionOptions& options = rows_[row][static_cast<std::size_t>(layer)];
     if (!options.ours()) {
-      sums_[row] += 1;
+      sums_[row] = sums_[row] + HeldShare{1, {1, 1}};
       continue;
     }
     const Tensor kept = plan_of(options.plan_options(), q, k);
     const PlanView plan = plan_view(options.plan_options(), q, k, kept);
-    double sum = 0;
+    HeldShare sum;  // over heads and positions; `last` over heads alone
     for (std::size_t i = 0; i < positions.size(); ++i) {
+      const auto place = static_cast<Index>(i);
+      double attended = 0;
       for (Index head = 0; head < q.size(1); ++head) {
         for (const Span& span : spans_of(plan, 0, head / group, positions[i])) {
           if (span.kind == Span::Kind::kFar) continue;
-          const auto place = static_cast<Index>(i);
-          sum += mass[head][place][span.end] - mass[head][place][span.begin];
+          sum.mass += mass[head][place][span.end] - mass[head][place][span.begin];
+          attended += static_cast<double>(span.end - span.begin);
         }
       }
+      sum.attended.last = attended / static_cast<double>(positions[i] + 1);
+      sum.attended.average += sum.attended.last;
     }
-    sums_[row] += sum / static_cast<double>(std::ssize(positions) * q.size(1));
+    const auto heads = static_cast<double>(q.size(1)), all = heads * static_cast<double>(std::ssize(positions));
+    sums_[row] = sums_[row] + HeldShare{sum.mass / all, {sum.attended.last / heads, sum.attended.average / all}};
   }
   ++count_;
 }
 
-std::vector<double> HeldMass::shares() const {
-  std::vector<double> shares;
-  for (const double sum : sums_) shares.push_back(sum / static_cast<double>(count_));
+std::vector<HeldShare> HeldMass::shares() const {
+  std::vector<HeldShare> shares;
+  for (const HeldShare& sum : sums_) shares.push_back(sum / static_cast<double>(count_));
   return shares;
 }
 

@@ -197,8 +197,8 @@ std::vector<Token> Runtime::likeliest(const std::vector<Token>& tokens, std::spa
   return likeliest;
 }
 
-std::vector<double> Runtime::held_mass(const std::vector<Token>& tokens,
-                                       const std::vector<std::vector<AttentionOptions>>& rows, Index positions) {
+std::vector<HeldShare> Runtime::held_mass(const std::vector<Token>& tokens,
+                                          const std::vector<std::vector<AttentionOptions>>& rows, Index positions) {
   const c10::InferenceMode no_gradient;
   std::vector<AttentionOptions> full = parts_->attention;
   for (std::size_t i = 0; i < full.size(); ++i) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "lm/pretrained/allocation.h"
 #include "lm/pretrained/generation_config.h"
 #include "lm/pretrained/options.h"
 
@@ -61,10 +62,10 @@ class Runtime {
   std::vector<double> losses(const std::vector<Token>& tokens);
   /// The likeliest token at each of `places` of `tokens`, ascending and above 0, given those before it.
   std::vector<Token> likeliest(const std::vector<Token>& tokens, std::span<const Index> places);
-  /// Share of full attention's probability on what each of `rows` (options for each layer) attends token by token, over
-  /// `positions` positions of the text, all heads, and the layers without a sliding window.
-  std::vector<double> held_mass(const std::vector<Token>& tokens,
-                                const std::vector<std::vector<AttentionOptions>>& rows, Index positions);
+  /// What each of `rows` (options for each layer) attends token by token, and the share of full attention's probability
+  /// on it, over `positions` positions of the text, all heads, and the layers without a sliding window.
+  std::vector<HeldShare> held_mass(const std::vector<Token>& tokens,
+                                   const std::vector<std::vector<AttentionOptions>>& rows, Index positions);
   /// Writes the logits behind each token, `logits` [tokens, vocabulary] in float32, as a safetensors file.
   void write_logits(const std::vector<Token>& tokens, const std::string& path);
 

@@ -119,6 +119,17 @@ def test_budgets_beside_the_model_are_those_of_the_row_hsa(hsattn, model, texts,
     assert own[2]["attended_last"] == pytest.approx(own[3]["attended_last"])
 
 
+def test_with_a_mass_budget_it_measures_what_is_attended(hsattn, model, texts, found):
+    most = found[0]["rows"][3]
+    options = ["--json", "--no-speed", "--answers", 0, "--rows", "hsa", "--mass", 0.3, "--min-top-k", 8]
+    measured = json.loads(compare(hsattn, model, texts, *options).stdout)["rows"][1]
+    assert measured["attended_last"] < most["attended_last"]
+    assert measured["attended_average"] < most["attended_average"]
+    unlimited = [*options[:-3], 1, "--min-top-k", 8]
+    everything = json.loads(compare(hsattn, model, texts, *unlimited).stdout)["rows"][1]
+    assert everything["attended_last"] == pytest.approx(most["attended_last"])
+
+
 def test_an_interrupt_ends_it(model, texts):
     command = [program(), "compare", "--model", model, "--text", texts[0], *SMALL.split(), *SIZES.split()]
     running = subprocess.Popen(
