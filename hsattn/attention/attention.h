@@ -38,7 +38,8 @@ struct AttentionSaved {
   const void* lse = nullptr;  ///< [batch, heads, queries], contiguous
 };
 
-/// Gradients, each shaped and typed as its input; overwritten. Memory apart from everything read.
+/// Gradients, each shaped and typed as its input; overwritten. Memory apart from everything read and from each other:
+/// the bytes from a view's first element to its last meet no other view's, even where they would only interleave.
 struct AttentionGradients {
   View dq, dk, dv;
   /// Of `pooled`, if that is given and the far field, through which alone it gets any, is on; else unset. What nodes

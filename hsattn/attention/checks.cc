@@ -13,9 +13,7 @@ namespace hsattn {
 namespace {
 
 Bytes bytes_of_lse(const char* name, const void* lse, const ConstView& q) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(lse);
-  const Index rows = lse == nullptr ? 0 : q.batch * q.heads * q.tokens;
-  return {name, begin, begin + static_cast<std::uintptr_t>(rows * size_of(lse_type(q.dtype)))};
+  return bytes_of(name, lse, q.batch * q.heads * q.tokens, lse_type(q.dtype));
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "hsattn/base/error.h"
+
 namespace hsattn {
 namespace {
 
@@ -114,12 +116,14 @@ class ThreadPool final : public Executor {
   explicit ThreadPool(int threads)
       : threads_(threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {}
 
+  ~ThreadPool() override { forget_workers_of_parent(); }
+
   int threads() const override { return threads_; }
 
   void run(Index tasks, const std::function<void(Index)>& body) override {
     if (threads_ == 1 || tasks <= 1) return serial_executor().run(tasks, body);
     const std::lock_guard one_caller_at_a_time(mutex_);
-    if (workers_ && workers_->pid() != getpid()) (void)workers_.release();  // the parent's; its threads are not here
+    forget_workers_of_parent();
     if (!workers_) workers_ = std::make_unique<Workers>(threads_ - 1);
     Job job;
     job.tasks = tasks;
@@ -129,6 +133,11 @@ class ThreadPool final : public Executor {
   }
 
  private:
+  // After fork() the parent's threads are not here, so they cannot be joined.
+  void forget_workers_of_parent() {
+    if (workers_ && workers_->pid() != getpid()) (void)workers_.release();
+  }
+
   int threads_;
   std::mutex mutex_;
   std::unique_ptr<Workers> workers_;
@@ -141,6 +150,9 @@ Executor& serial_executor() {
   return executor;
 }
 
-std::unique_ptr<Executor> make_thread_pool(int threads) { return std::make_unique<ThreadPool>(threads); }
+std::unique_ptr<Executor> make_thread_pool(int threads) {
+  check(threads >= 0, "make_thread_pool: threads is ", threads, "; it must be at least 1, or 0 for all processors");
+  return std::make_unique<ThreadPool>(threads);
+}
 
 }  // namespace hsattn

@@ -12,7 +12,7 @@ class Executor {
  public:
   virtual ~Executor() = default;
 
-  /// Threads that `run` may use at once; 1 means that the caller's thread does everything.
+  /// Threads that `run` may use at once, at least 1, which means that the caller's thread does everything.
   virtual int threads() const = 0;
 
   /// Calls body(0) .. body(tasks - 1), each once, in any order and on any thread, and waits for all.
@@ -25,8 +25,9 @@ class Executor {
 Executor& serial_executor();
 
 /// A pool of `threads` threads (the caller's included); 0 means one per processor. Its threads start on the first run;
-/// if the system gives fewer, these do the work. Callers of run() take turns. A child of fork() may use the pool, with
-/// threads of its own, if no run() was under way when the process forked.
+/// if the system gives fewer, these do the work. Callers of run() take turns. A child of fork() may use and destroy the
+/// pool, with threads of its own, if no run() was under way when the process forked. Throws InvalidArgument if
+/// `threads` is negative.
 std::unique_ptr<Executor> make_thread_pool(int threads);
 
 }  // namespace hsattn

@@ -59,6 +59,11 @@ Bytes bytes_of(const char* name, const ConstView& v) {
   return {name, begin, begin + static_cast<std::uintptr_t>(last * size_of(v.dtype))};
 }
 
+Bytes bytes_of(const char* name, const void* data, Index elements, DType type) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(data);
+  return {name, begin, begin + static_cast<std::uintptr_t>(data == nullptr ? 0 : elements * size_of(type))};
+}
+
 void check_apart(const char* who, const Bytes& written, std::initializer_list<Bytes> others) {
   for (const Bytes& other : others) {
     const bool overlap = written.begin < other.end && other.begin < written.end;

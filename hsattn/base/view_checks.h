@@ -20,6 +20,8 @@ struct Bytes {
   std::uintptr_t begin, end;
 };
 Bytes bytes_of(const char* name, const ConstView& v);
+/// Of contiguous numbers; none if `data` is null.
+Bytes bytes_of(const char* name, const void* data, Index elements, DType type);
 
 /// What is written shares no memory with the others.
 void check_apart(const char* who, const Bytes& written, std::initializer_list<Bytes> others);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "hsattn/attention/checks.h"
 #include "hsattn/base/buffer.h"
+#include "hsattn/base/error.h"
 
 namespace hsattn {
 
@@ -35,6 +37,11 @@ std::vector<BatchRange> queries_that_see_nothing(const char* who, const Attentio
     if (blind > 0) rows.push_back({s.batch, {s.queries.begin, s.queries.begin + blind}});
   }
   return rows;
+}
+
+void check_inputs_without_nodes(const char* who, const AttentionInputs& in) {
+  check_inputs(who, in);
+  check(!in.pooled, who, ": pooled keys and values are given; this attention has no nodes");
 }
 
 std::vector<BatchRange> keys_of_none(const char* who, const AttentionInputs& in, std::span<const Sequence> sequences) {

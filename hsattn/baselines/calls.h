@@ -73,6 +73,9 @@ std::vector<BatchRange> queries_that_see_nothing(const char* who, const Attentio
 /// Keys in no sequence, or in one without queries.
 std::vector<BatchRange> keys_of_none(const char* who, const AttentionInputs& in, std::span<const Sequence> sequences);
 
+/// check_inputs(), and no nodes, which these methods do not have. Throws InvalidArgument.
+void check_inputs_without_nodes(const char* who, const AttentionInputs& in);
+
 /// What a call's with_memory_errors() names.
 constexpr const char* kHeads = "heads of sequences";
 

@@ -6,6 +6,7 @@
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/error.h"
+#include "hsattn/base/view_checks.h"
 #include "hsattn/baselines/calls.h"
 #include "hsattn/baselines/linear_reference.h"
 #include "hsattn/baselines/scan.h"
@@ -22,6 +23,20 @@ void check_map(const char* who, const AttentionInputs& in, const FeatureMap& map
   }
   check(map.features >= 1 && map.features <= 65536, who, ": features is ", map.features, "; 1 to 65536 is right");
   check(!in.scale || *in.scale > 0, who, ": scale is ", in.scale.value_or(0), "; it must be positive");
+}
+
+void check_state(const char* who, const AttentionInputs& in, const FeatureMap& map, const LinearState& state,
+                 const View& o, Index sequences) {
+  const Index elements = linear_state_elements(in, map, sequences);
+  check(state.after != nullptr || elements == 0, who, ": the state after has no memory");
+  const DType type = lse_type(in.q.dtype);
+  const Bytes after = bytes_of("the state after", state.after, elements, type);
+  check_apart(who, after,
+              {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v), bytes_of("o", as_const(o)),
+               bytes_of("the projection", map.projection, map.features * in.q.dim, DType::kFloat32)});
+  const Bytes before = bytes_of("the state before", state.before, elements, type);
+  check_apart(who, bytes_of("o", as_const(o)), {before});
+  if (state.before != state.after) check_apart(who, after, {before});
 }
 
 bool runs_on_reference(const AttentionInputs& in) { return in.q.dtype == DType::kFloat64; }
@@ -42,6 +57,12 @@ reference::LinearHead reference_head(const AttentionInputs& in, const LinearOpti
   return {head.query_rows<const double>(in.q, g), head.key_rows<const double>(in.k),
           head.key_rows<const double>(in.v),      options.map,
           scale_or_default(in.scale, in.q.dim),   options.causal};
+}
+
+// Of a call without query heads.
+reference::LinearHead keys_alone(const AttentionInputs& in, const LinearOptions& options, const HeadOfCall& head) {
+  return {{},          head.key_rows<const double>(in.k),    head.key_rows<const double>(in.v),
+          options.map, scale_or_default(in.scale, in.q.dim), options.causal};
 }
 
 void forward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinearOptions& options,
@@ -66,8 +87,8 @@ void backward(const AttentionInputs& in, std::span<const Sequence> sequences, co
               const ConstView& dout, const ConstView& o, const AttentionGradients& grads, Executor& executor) {
   constexpr const char* kWho = "linear_attention_backward";
   const cpu::PackedFeatures features(options.map, in.q.dim, scale_or_default(in.scale, in.q.dim));
+  const std::vector<BatchRange> unused = keys_of_none(kWho, in, sequences);  // what is refused is not written to
   clear_rows(grads.dq, queries_that_see_nothing(kWho, in, sequences, options.causal));
-  const std::vector<BatchRange> unused = keys_of_none(kWho, in, sequences);
   clear_rows(grads.dk, unused);
   clear_rows(grads.dv, unused);
   for_each_head(in, sequences, executor, [&](const HeadOfCall& head) {
@@ -135,10 +156,14 @@ void step(const AttentionInputs& in, std::span<const Sequence> sequences, const 
     if (runs_on_reference(in)) {
       const Index offset = number * (features.count + 1) * (features.dim + 1);
       const auto* before = state.before == nullptr ? nullptr : static_cast<const double*>(state.before) + offset;
+      const auto run = [&](const reference::LinearHead& one, double* after, const Rows<double>& rows) {
+        reference::linear_forward(one, before, after, rows);
+      };
+      double* const after = static_cast<double*>(state.after) + offset;
       for (Index g = 0; g < head.group; ++g) {
-        double* after = g + 1 < head.group ? nullptr : static_cast<double*>(state.after) + offset;
-        reference::linear_forward(reference_head(in, options, head, g), before, after, head.query_rows<double>(o, g));
+        run(reference_head(in, options, head, g), g + 1 < head.group ? nullptr : after, head.query_rows<double>(o, g));
       }
+      if (head.group == 0) run(keys_alone(in, options, head), after, {});
       return;
     }
     const StateOfHead of_head(features, state, number);
@@ -155,7 +180,7 @@ void step(const AttentionInputs& in, std::span<const Sequence> sequences, const 
 void linear_attention_forward(const AttentionInputs& in, std::span<const Sequence> sequences,
                               const LinearOptions& options, const View& o, Executor& executor) {
   constexpr const char* kWho = "linear_attention_forward";
-  check_inputs(kWho, in);
+  check_inputs_without_nodes(kWho, in);
   check_map(kWho, in, options.map);
   check_sequences(kWho, sequences, in.q.batch, in.q.tokens, in.k.tokens);
   check_outputs(kWho, in, {o});
@@ -171,7 +196,7 @@ void linear_attention_backward(const AttentionInputs& in, std::span<const Sequen
                                const LinearOptions& options, const ConstView& dout, const ConstView& o,
                                const AttentionGradients& grads, Executor& executor) {
   constexpr const char* kWho = "linear_attention_backward";
-  check_inputs(kWho, in);
+  check_inputs_without_nodes(kWho, in);
   check_map(kWho, in, options.map);
   check_sequences(kWho, sequences, in.q.batch, in.q.tokens, in.k.tokens);
   check_gradients(kWho, in, {dout, o}, grads);
@@ -190,7 +215,7 @@ Index linear_state_elements(const AttentionInputs& in, const FeatureMap& map, st
 void linear_attention_step(const AttentionInputs& in, std::span<const Sequence> sequences, const FeatureMap& map,
                            const LinearState& state, const View& o, Executor& executor) {
   constexpr const char* kWho = "linear_attention_step";
-  check_inputs(kWho, in);
+  check_inputs_without_nodes(kWho, in);
   check_map(kWho, in, map);
   check_sequences(kWho, sequences, in.q.batch, in.q.tokens, in.k.tokens);
   check_outputs(kWho, in, {o});
@@ -198,8 +223,7 @@ void linear_attention_step(const AttentionInputs& in, std::span<const Sequence> 
     check(s.queries.size() <= s.keys.size(), kWho, ": there are ", s.queries.size(), " queries and ", s.keys.size(),
           " keys; the queries must be the last of the keys");
   }
-  check(state.after != nullptr || linear_state_elements(in, map, std::ssize(sequences)) == 0, kWho,
-        ": the state after has no memory");
+  check_state(kWho, in, map, state, o, std::ssize(sequences));
   with_memory_errors(kWho, kHeads, [&] { step(in, sequences, map, state, o, executor); });
 }
 

@@ -48,7 +48,7 @@ struct LinearOptions {
 ///
 /// Computed in chunks of 64 keys: products within the chunk, and one with the state of all before it (Katharopoulos et
 /// al. 2020, equations 16 to 20, in blocks). O(n features dim). One thread works on a key/value head of a sequence.
-/// Throws InvalidArgument if shapes, types or options do not fit, or memory overlaps.
+/// Throws InvalidArgument if shapes, types or options do not fit, memory overlaps, or pooled nodes are given.
 void linear_attention_forward(const AttentionInputs& in, const LinearOptions& options, const View& o,
                               Executor& executor = serial_executor());
 

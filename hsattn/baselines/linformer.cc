@@ -1,10 +1,12 @@
 #include "hsattn/baselines/linformer.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/error.h"
+#include "hsattn/base/view_checks.h"
 #include "hsattn/baselines/calls.h"
 #include "hsattn/baselines/linformer_job.h"
 #include "hsattn/baselines/linformer_reference.h"
@@ -20,12 +22,43 @@ void check_options(const char* who, const AttentionInputs& in, std::span<const S
   check(p.rank >= 1 && p.rank <= 65536, who, ": rank is ", p.rank, "; 1 to 65536 is right");
   check(p.longest >= 1 && p.longest <= Index{1} << 32, who, ": longest is ", p.longest, "; 1 to 2^32 is right");
   check(p.keys != nullptr && p.values != nullptr, who, ": a projection has no memory");
-  check(!options.causal || options.segment >= 1, who, ": segment is ", options.segment, "; at least 1 is right");
+  check(!options.causal || (options.segment >= 1 && options.segment <= Index{1} << 32), who, ": segment is ",
+        options.segment, "; 1 to 2^32 is right");
   check_sequences(who, sequences, in.q.batch, in.q.tokens, in.k.tokens);
   for (const Sequence& s : sequences) {
     check(s.keys.size() <= p.longest, who, ": a sequence has ", s.keys.size(),
           " keys; the projections are made for at most ", p.longest);
   }
+}
+
+std::array<Bytes, 2> projections_of(const AttentionInputs& in, const LinformerOptions& options) {
+  const Projections& p = options.projections;
+  const Index elements = p.rank * p.longest;
+  const DType type = lse_type(in.q.dtype);
+  return {bytes_of("the projection of keys", p.keys, elements, type),
+          bytes_of("the projection of values", p.values, elements, type)};
+}
+
+void check_projection_gradients(const char* who, const AttentionInputs& in, const LinformerOptions& options,
+                                const AttentionSaved& saved, const AttentionGradients& grads,
+                                const ProjectionGradients& projection_grads) {
+  check(projection_grads.keys != nullptr && projection_grads.values != nullptr, who,
+        ": the gradient of a projection has no memory");
+  const Index elements = options.projections.rank * options.projections.longest;
+  const DType type = lse_type(in.q.dtype);
+  const Bytes de = bytes_of("the gradient of the projection of keys", projection_grads.keys, elements, type);
+  const Bytes df = bytes_of("the gradient of the projection of values", projection_grads.values, elements, type);
+  const Bytes dq = bytes_of("dq", as_const(grads.dq)), dk = bytes_of("dk", as_const(grads.dk)),
+              dv = bytes_of("dv", as_const(grads.dv));
+  const auto [keys, values] = projections_of(in, options);
+  for (const Bytes& written : {dq, dk, dv, de, df}) check_apart(who, written, {keys, values});
+  for (const Bytes& written : {de, df}) {
+    check_apart(
+        who, written,
+        {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v), bytes_of("dout", saved.dout),
+         bytes_of("o", saved.o), bytes_of("lse", saved.lse, in.q.batch * in.q.heads * in.q.tokens, type), dq, dk, dv});
+  }
+  check_apart(who, de, {df});
 }
 
 LinformerShape shape_of(const LinformerOptions& options, const Sequence& s) {
@@ -169,12 +202,12 @@ void forward(const AttentionInputs& in, std::span<const Sequence> sequences, con
 void backward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinformerOptions& options,
               const AttentionSaved& saved, const AttentionGradients& grads, const ProjectionGradients& projection_grads,
               Executor& executor) {
+  const std::vector<BatchRange> unused = keys_of_none("linformer_backward", in, sequences);  // may refuse
+  clear_rows(grads.dq, queries_that_see_nothing("linformer_backward", in, sequences, options.causal));
   const auto bytes =
       static_cast<std::size_t>(options.projections.rank * options.projections.longest * size_of(lse_type(in.q.dtype)));
   std::memset(projection_grads.keys, 0, bytes);
   std::memset(projection_grads.values, 0, bytes);
-  clear_rows(grads.dq, queries_that_see_nothing("linformer_backward", in, sequences, options.causal));
-  const std::vector<BatchRange> unused = keys_of_none("linformer_backward", in, sequences);
   clear_rows(grads.dk, unused);
   clear_rows(grads.dv, unused);
   if (runs_on_reference(in)) {
@@ -189,9 +222,13 @@ void backward(const AttentionInputs& in, std::span<const Sequence> sequences, co
 void linformer_forward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinformerOptions& options,
                        const AttentionOutputs& out, Executor& executor) {
   constexpr const char* kWho = "linformer_forward";
-  check_inputs(kWho, in);
+  check_inputs_without_nodes(kWho, in);
   check_options(kWho, in, sequences, options);
   check_outputs(kWho, in, out);
+  for (const Bytes& matrix : projections_of(in, options)) {
+    check_apart(kWho, bytes_of("o", as_const(out.o)), {matrix});
+    check_apart(kWho, bytes_of("lse", out.lse, in.q.batch * in.q.heads * in.q.tokens, lse_type(in.q.dtype)), {matrix});
+  }
   with_memory_errors(kWho, kHeads, [&] { forward(in, sequences, options, out, executor); });
 }
 
@@ -204,12 +241,11 @@ void linformer_backward(const AttentionInputs& in, std::span<const Sequence> seq
                         const AttentionSaved& saved, const AttentionGradients& grads,
                         const ProjectionGradients& projection_grads, Executor& executor) {
   constexpr const char* kWho = "linformer_backward";
-  check_inputs(kWho, in);
+  check_inputs_without_nodes(kWho, in);
   check_options(kWho, in, sequences, options);
   check_saved_lse(kWho, in, saved.lse);
   check_gradients(kWho, in, saved, grads);
-  check(projection_grads.keys != nullptr && projection_grads.values != nullptr, kWho,
-        ": the gradient of a projection has no memory");
+  check_projection_gradients(kWho, in, options, saved, grads, projection_grads);
   with_memory_errors(kWho, kHeads, [&] { backward(in, sequences, options, saved, grads, projection_grads, executor); });
 }
 

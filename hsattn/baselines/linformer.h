@@ -23,7 +23,7 @@ struct ProjectionGradients {
 
 struct LinformerOptions {
   Projections projections;
-  Index segment = 256;  ///< tokens; of the causal form only
+  Index segment = 256;  ///< tokens, 1 to 2^32; of the causal form only
   bool causal = true;
 };
 
@@ -35,7 +35,7 @@ struct LinformerOptions {
 /// segment up to itself, in one softmax.
 ///
 /// Tensors, positions, `in.scale`, o and lse are those of attention_forward(). Throws InvalidArgument if shapes or
-/// options do not fit, or a sequence is longer than `longest`.
+/// options do not fit, memory overlaps, pooled nodes are given, or a sequence is longer than `longest`.
 void linformer_forward(const AttentionInputs& in, const LinformerOptions& options, const AttentionOutputs& out,
                        Executor& executor = serial_executor());
 

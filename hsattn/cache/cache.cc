@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "hsattn/attention/checks.h"
+#include "hsattn/base/buffer.h"
 #include "hsattn/base/elements.h"
 #include "hsattn/base/error.h"
 #include "hsattn/base/math.h"
@@ -18,23 +19,8 @@
 namespace hsattn {
 namespace {
 
-constexpr Index kSmallestPage = 64, kLargestPage = 65536;
-
-void check_cache_options(const CacheOptions& o) {
-  check(o.kv_heads >= 1, "cache: kv_heads is ", o.kv_heads, "; it must be at least 1");
-  check(o.dim >= 8 && o.dim <= 256, "cache: dim is ", o.dim, "; it must be from 8 to 256");
-  check(o.page >= kSmallestPage && o.page <= kLargestPage && (o.page & (o.page - 1)) == 0, "cache: page is ", o.page,
-        "; it must be a power of two from ", kSmallestPage, " to ", kLargestPage);
-  if (o.dtype == DType::kFloat64) {
-    throw Unsupported(
-        "cache: dtype is float64; it must be float32, bfloat16 or float16 (attention_forward takes float64, with whole "
-        "sequences)");
-  }
-  if (!o.plan.causal) {
-    throw Unsupported("cache: the plan is bidirectional; a cache must be causal, as what it holds grows at one end");
-  }
-  check_options(o.plan);
-}
+// Of CachedSequence::not_finite, besides the flags of units (PackedHead::not_finite).
+constexpr std::uint8_t kNodeNotFinite = 4, kLookAtFlags = 8;
 
 bool searches(const PlanOptions& plan, const PlanShape& shape) {
   return shape.slots() > 0 && !lists_by_rule(plan.pattern);
@@ -120,12 +106,19 @@ void pack(const CacheTables& tables, CachedSequence* sequences, const ConstView&
   });
   executor.run(heads, [&](Index i) {
     CachedSequence& s = sequences[i / k.heads];
-    make_nodes(tables, packed[i], s.length);
-    std::uint8_t flags = 0;
+    std::uint8_t flags = make_nodes(tables, packed[i], s.length) ? 0 : kNodeNotFinite;
     for (Index unit = s.length / cpu::kUnit; unit < packed[i].units; ++unit) flags |= *packed[i].not_finite[unit];
     s.not_finite[static_cast<std::size_t>(i % k.heads)] |= flags;
   });
   for (Index b = 0; b < k.batch; ++b) sequences[b].length += tokens;
+}
+
+// After an append that failed. Behind the length anything may lie, also in lanes of the last unit, whose flags tell.
+void take_back(const CacheTables& tables, std::span<CachedSequence> sequences) {
+  for (CachedSequence& s : sequences) {
+    std::fill(s.not_finite.begin(), s.not_finite.end(), kLookAtFlags);
+    tables.shrink(s, s.length);
+  }
 }
 
 void append_to(const CacheTables& tables, std::span<CachedSequence> sequences, const ConstView& k, const ConstView& v,
@@ -138,10 +131,10 @@ void append_to(const CacheTables& tables, std::span<CachedSequence> sequences, c
     }
     pack(tables, sequences.data(), k, v, executor);
   } catch (const std::bad_alloc&) {
-    for (CachedSequence& s : sequences) tables.shrink(s, s.length);
+    take_back(tables, sequences);
     throw OutOfMemory("append: no memory for tables of pages");
   } catch (...) {
-    for (CachedSequence& s : sequences) tables.shrink(s, s.length);
+    take_back(tables, sequences);
     throw;
   }
 }
@@ -156,11 +149,30 @@ void write_exactly(DType type, const float* from, Index dim, std::byte* row) {
 
 }  // namespace
 
+void check_cache_options(const CacheOptions& o) {
+  constexpr Index kSmallestPage = 64, kLargestPage = 65536;
+  check(o.kv_heads >= 1, "cache: kv_heads is ", o.kv_heads, "; it must be at least 1");
+  check(o.dim >= 8 && o.dim <= 256, "cache: dim is ", o.dim, "; it must be from 8 to 256");
+  check(o.page >= kSmallestPage && o.page <= kLargestPage && (o.page & (o.page - 1)) == 0, "cache: page is ", o.page,
+        "; it must be a power of two from ", kSmallestPage, " to ", kLargestPage);
+  if (o.dtype == DType::kFloat64) {
+    throw Unsupported(
+        "cache: dtype is float64; it must be float32, bfloat16 or float16 (attention_forward takes float64, with whole "
+        "sequences)");
+  }
+  if (!o.plan.causal) {
+    throw Unsupported("cache: the plan is bidirectional; a cache must be causal, as what it holds grows at one end");
+  }
+  check_options(o.plan);
+}
+
 KeyValueCache::KeyValueCache(const CacheOptions& options, Index sequences) {
   check_cache_options(options);
   check(sequences >= 0, "cache: sequences is ", sequences, "; it must not be negative");
-  state_ = std::make_unique<State>(options);
-  for (Index i = 0; i < sequences; ++i) state_->sequences.push_back(state_->tables.empty_sequence());
+  with_memory_errors("cache", "the list of sequences", [&] {
+    state_ = std::make_unique<State>(options);
+    for (Index i = 0; i < sequences; ++i) state_->sequences.push_back(state_->tables.empty_sequence());
+  });
 }
 
 KeyValueCache::~KeyValueCache() = default;
@@ -265,8 +277,12 @@ void KeyValueCache::copy_tokens(Index sequence, Index first, const View& k, cons
   check_sequence(who, sequence, state_->sequences.size());
   check_tokens(who, options(), as_const(k), as_const(v), 1);
   const CachedSequence& s = state_->sequences[static_cast<std::size_t>(sequence)];
-  check(first >= 0 && first + k.tokens <= s.length, who, ": tokens [", first, ", ", first + k.tokens,
-        ") are asked for; sequence ", sequence, " has ", s.length);
+  check(first >= 0 && first <= s.length && k.tokens <= s.length - first, who, ": ", k.tokens, " tokens from ", first,
+        " on are asked for; sequence ", sequence, " has ", s.length);
+  const Bytes to_k = bytes_of("k", as_const(k)), to_v = bytes_of("v", as_const(v));
+  check_not_folded(who, "k", as_const(k));
+  check_not_folded(who, "v", as_const(v));
+  check_apart(who, to_k, {to_v});
   float row[cpu::kMaxDim];
   for (Index h = 0; h < options().kv_heads; ++h) {
     const cpu::PackedHead head = state_->tables.head(s, h, s.length);

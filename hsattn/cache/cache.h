@@ -38,7 +38,7 @@ struct CacheOptions {
 /// they leave the cache as it was then.
 class KeyValueCache {
  public:
-  /// `sequences` empty ones.
+  /// `sequences` empty ones. Throws Unsupported besides, for float64 and for a plan that is bidirectional.
   explicit KeyValueCache(const CacheOptions& options, Index sequences = 1);
   ~KeyValueCache();
   KeyValueCache(KeyValueCache&&) noexcept;

@@ -89,7 +89,7 @@ CacheOptions read_options(Reader& file) {
   const Index budgets = file.number("the number of budgets", 0, kMostBudgets);
   try {
     o.plan.hsa = options_of_budgets(file.numbers("a budget", budgets, 0, kAny));
-    check_options(o.plan);
+    check_cache_options(o);
   } catch (const InvalidArgument& error) {
     file.require(false, error.what());
   }

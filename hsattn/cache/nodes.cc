@@ -18,6 +18,9 @@ class NodeMaker {
     std::fill(std::begin(newest_), std::end(newest_), -1);
   }
 
+  // What the far field attends of the nodes made so far.
+  bool all_finite() const { return finite_; }
+
   // Makes the node of a block, and those above it that it completes.
   void make(Index block) {
     pool_block(block, rows_[0]);
@@ -84,7 +87,10 @@ class NodeMaker {
                        to.key_scales[unit]);
     }
     if (!to.keys.empty()) std::copy_n(rows_[level], padded(), to.keys[index]);
-    if (far_field()) std::copy_n(value_, padded(), to.values[index]);
+    if (far_field()) {
+      std::copy_n(value_, padded(), to.values[index]);
+      for (const float* row : {rows_[level], value_}) finite_ &= cpu::all_finite({row, 1, padded(), padded()});
+    }
     newest_[level] = index;
   }
 
@@ -93,17 +99,19 @@ class NodeMaker {
   float rows_[kMost][kMaxDim];  // the newest node of each level
   Index newest_[kMost];         // its index; -1: none made yet
   float value_[kMaxDim];
+  bool finite_ = true;
 };
 
 }  // namespace
 
-void make_nodes(const CacheTables& tables, const cpu::PackedHead& head, Index first) {
-  if (!tables.has_nodes()) return;
+bool make_nodes(const CacheTables& tables, const cpu::PackedHead& head, Index first) {
+  if (!tables.has_nodes()) return true;
   const Index block = tables.block(), end = head.keys / block;
   Index begin = first / block;
-  if (begin == end) return;
+  if (begin == end) return true;
   NodeMaker maker(tables, head);
   for (; begin < end; ++begin) maker.make(begin);
+  return maker.all_finite();
 }
 
 }  // namespace hsattn

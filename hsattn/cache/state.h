@@ -18,4 +18,7 @@ struct KeyValueCache::State {
   explicit State(const CacheOptions& options) : tables(options) {}
 };
 
+/// Throws InvalidArgument or Unsupported.
+void check_cache_options(const CacheOptions& options);
+
 }  // namespace hsattn

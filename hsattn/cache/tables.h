@@ -23,7 +23,7 @@ struct CachedSequence {
   Index length = 0;
   PageList tokens;
   std::vector<PageList> levels;
-  std::vector<std::uint8_t> not_finite;  // [kv_heads]: a key or value was, ever since the sequence began
+  std::vector<std::uint8_t> not_finite;  // [kv_heads]: not 0 if anything ever was, since the sequence began
 
   /// No page is written while two share it, so a copy is a fork.
   CachedSequence(Index page_bytes, Index kv_heads);
@@ -64,7 +64,8 @@ class CacheTables {
   PageTables tokens_, bare_nodes_, nodes_;
 };
 
-/// Makes the nodes of one head that tokens from `first` on complete; their units are packed.
-void make_nodes(const CacheTables& tables, const cpu::PackedHead& head, Index first);
+/// Makes the nodes of one head that tokens from `first` on complete; their units are packed. True if all that the far
+/// field attends are finite.
+bool make_nodes(const CacheTables& tables, const cpu::PackedHead& head, Index first);
 
 }  // namespace hsattn

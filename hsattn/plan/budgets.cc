@@ -63,6 +63,8 @@ std::vector<Index> budgets_of(const HsaOptions& options) {
   return budgets;
 }
 
+double mass_budget(const HsaOptions& options) { return static_cast<double>(number_of(options.mass)) / kMillion; }
+
 HsaOptions options_of_budgets(std::span<const Index> budgets) {
   HsaOptions options;
   std::size_t count = 0;

@@ -12,6 +12,9 @@ namespace hsattn {
 /// of Pooling, mass is in millionths.
 std::vector<Index> budgets_of(const HsaOptions& options);
 
+/// `mass` as the search and stored budgets have it: rounded to millionths.
+double mass_budget(const HsaOptions& options);
+
 /// The options of a list. Throws InvalidArgument if there are too few numbers or too many, or one stands for nothing.
 HsaOptions options_of_budgets(std::span<const Index> budgets);
 

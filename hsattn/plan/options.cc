@@ -74,7 +74,8 @@ void check_options(const PlanOptions& options) {
   check(o.block >= 1 && o.block <= 64 && (o.block & (o.block - 1)) == 0, "options: block is ", o.block,
         "; it must be a power of two from 1 to 64");
   check(o.levels >= 0 && o.levels <= 6, "options: levels is ", o.levels, "; it must be 0 (auto) or 1 to 6");
-  check(o.mass >= 0 && o.mass <= 1, "options: mass is ", o.mass, "; it must be 0 (off) or a share of at most 1");
+  check(o.mass == 0 || (o.mass >= 1e-6 && o.mass <= 1), "options: mass is ", o.mass,
+        "; it must be 0 (off) or a share from a millionth to 1");
 }
 
 }  // namespace hsattn

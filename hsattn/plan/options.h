@@ -26,7 +26,8 @@ enum class Pooling { kMean, kMax };
 /// and sinks, as far as they have them, and what is theirs at the end; what is not theirs is not looked at.
 struct HsaOptions {
   Index window = 128;        ///< near tokens before each position, always attended (bidirectional: on both sides)
-  Index top_k = 512;         ///< selected tokens that are attended, rounded up to blocks
+  Index top_k = 512;         ///< selected tokens that are attended, rounded up to blocks. Lists have room for all of
+                             ///< them, also where there are fewer; to attend everything use kFull or dense_until
   Index candidates = 4096;   ///< tokens that the descent returns for exact rescoring; <= top_k: no rescoring
   Index block = 8;           ///< tokens per block, a power of two up to 64
   Index sinks = 8;           ///< first tokens, always attended, rounded up to blocks; besides top_k. In longformer and
@@ -37,7 +38,7 @@ struct HsaOptions {
   bool far_field = false;    ///< attend pooled nodes for all that was not kept
   Index levels = 0;          ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
   Pooling pooling = Pooling::kMean;
-  double mass = 0;         ///< 0: top_k tokens; else the share of the attention that is enough, from above 0 to 1
+  double mass = 0;         ///< 0: top_k tokens; else the share of the attention that is enough, in millionths up to 1
   Index min_top_k = 64;    ///< with `mass`: selected tokens that are attended in any case
   Index stride = 0;        ///< sparse_transformer: rounded up to blocks; 0: what top_k needs to reach all of the past
   Index dilation = 1;      ///< longformer: every dilation-th block behind the near window; 1: all

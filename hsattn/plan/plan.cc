@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <sstream>
+#include <utility>
 
 #include "hsattn/base/error.h"
 #include "hsattn/base/math.h"
@@ -78,6 +80,29 @@ std::ostream& operator<<(std::ostream& out, const Average& a) {
   return out << average << " on average, " << a.most << " at most";
 }
 
+// What all shapes keep to, be they made by plan_shape() or by hand: nothing that is computed from them overflows.
+void check_shape(const PlanShape& s) {
+  check(s.batch >= 0 && s.kv_heads >= 0 && s.queries >= 0 && s.keys >= 0, "plan: sizes are batch ", s.batch,
+        ", kv_heads ", s.kv_heads, ", queries ", s.queries, ", keys ", s.keys, "; none may be negative");
+  check(s.block >= 1 && s.block <= 64 && std::has_single_bit(static_cast<std::uint64_t>(s.block)), "plan: block is ",
+        s.block, "; it must be a power of two from 1 to 64");
+  check(s.keys <= kMostKeys && s.blocks() <= kMostBlocks, "plan: ", s.keys, " keys in blocks of ", s.block, " are ",
+        s.blocks(), " blocks; there may be at most 2^33 keys and 2^30 blocks");
+  for (const auto& [name, value] : {std::pair{"window", s.window},
+                                    {"dense_until", s.dense_until},
+                                    {"sinks", s.sinks},
+                                    {"kept", s.kept},
+                                    {"global_tokens", s.global_tokens}}) {
+    check(value >= 0 && value <= kMostIds, "plan: ", name, " is ", value, "; it must be from 0 to 2^56");
+  }
+  check(s.far_levels >= 0 && s.far_levels <= kNoLevelLimit, "plan: far_levels is ", s.far_levels,
+        "; it must be from 0 to ", kNoLevelLimit);
+  const double positions =
+      static_cast<double>(s.batch) * static_cast<double>(s.kv_heads) * static_cast<double>(s.queries);
+  check(positions * static_cast<double>(s.slots()) < static_cast<double>(kMostIds), "plan: ", s.batch, " * ",
+        s.kv_heads, " * ", s.queries, " lists of ", s.slots(), " blocks; their product must be below 2^56");
+}
+
 void check_list(const PlanShape& s, Index query, const std::int32_t* list) {
   const Range left = s.left(s.position(query));
   const Range right = s.right(s.position(query));
@@ -139,8 +164,6 @@ void far_field_of(const PlanShape& shape, Index position, std::span<const std::i
 
 PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, Index queries, Index keys) {
   check_options(options);
-  check(batch >= 0 && kv_heads >= 0 && queries >= 0 && keys >= 0, "plan: sizes are batch ", batch, ", kv_heads ",
-        kv_heads, ", queries ", queries, ", keys ", keys, "; none may be negative");
   const HsaOptions& o = options.hsa;
   PlanShape s{.batch = batch,
               .kv_heads = kv_heads,
@@ -149,16 +172,14 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
               .block = o.block,
               .causal = options.causal};
   if (o.levels > 0) s.block = std::min<Index>(o.block, Index{1} << o.levels);
-  check(keys <= kMostKeys && s.blocks() <= kMostBlocks, "plan: ", keys, " keys in blocks of ", s.block, " are ",
-        s.blocks(), " blocks; there may be at most 2^33 keys and 2^30 blocks");
   s.window = options.pattern == Pattern::kFull ? std::max(queries, keys) : o.window;
   const PatternEntry& pattern = entry_of(options.pattern);
+  if (pattern.lists) {
+    s.sinks = ceil_div(o.sinks, s.block);
+    s.kept = ceil_div(o.top_k, s.block);
+  }
+  check_shape(s);
   if (!pattern.lists) return s;
-  s.sinks = ceil_div(o.sinks, s.block);
-  s.kept = ceil_div(o.top_k, s.block);
-  const double positions = static_cast<double>(batch) * static_cast<double>(kv_heads) * static_cast<double>(queries);
-  check(positions * static_cast<double>(s.slots()) < static_cast<double>(kMostIds), "plan: ", batch, " * ", kv_heads,
-        " * ", queries, " lists of ", s.slots(), " blocks; their product must be below 2^56");
   if (pattern.rule != nullptr) {
     s.global_tokens = pattern.global_tokens && !s.causal ? s.sinks * s.block : 0;
     return s;
@@ -172,6 +193,7 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
 
 void check_plan(const PlanView& plan) {
   const PlanShape& s = plan.shape;
+  check_shape(s);
   if (s.slots() == 0) return;
   check(plan.blocks != nullptr || s.batch * s.kv_heads * s.queries == 0, "plan: it has no lists; its shape needs ",
         s.slots(), " blocks for each position");

@@ -92,8 +92,8 @@ void far_field_of(const PlanShape& shape, Index position, std::span<const std::i
 /// The rules for a call: checks options and sizes (InvalidArgument), rounds budgets to blocks.
 PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, Index queries, Index keys);
 
-/// Throws InvalidArgument unless the plan's lists fit its shape: right size, ids in range, ascending, padded at the
-/// end, only blocks of the position's past.
+/// Throws InvalidArgument unless the shape is one that plan_shape() could give, but for its budgets, and the lists fit
+/// it: right size, ids in range, ascending, padded at the end, only blocks of the position's past.
 void check_plan(const PlanView& plan);
 
 /// The invariant of a plan: no token is seen twice by a position, and with the far field on, each token that causality

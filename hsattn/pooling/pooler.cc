@@ -22,6 +22,13 @@ constexpr std::array<std::pair<Pooler, const char*>, 3> kNames{{{Pooler::kAttent
                                                                 {Pooler::kAttentionPaper, "attention_paper"},
                                                                 {Pooler::kLearnable, "learnable"}}};
 
+constexpr Index kMostCount = Index{1} << 40;
+
+void check_counts(const char* who, Index keys, Index block) {
+  check(block >= 1 && block <= 64, who, ": block is ", block, "; it must be from 1 to 64");
+  check(keys >= 0 && keys <= kMostCount, who, ": keys is ", keys, "; it must be from 0 to 2^40");
+}
+
 // The shape and type of so many nodes over `tokens`, for messages and checks.
 ConstView nodes_over(const ConstView& tokens, Index count) {
   ConstView nodes = tokens;
@@ -31,9 +38,7 @@ ConstView nodes_over(const ConstView& tokens, Index count) {
 }
 
 Bytes bytes_of_parameters(const char* name, const void* data, const PoolerInputs& in) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(data);
-  const Index count = pooler_rows(in.pooler, in.k.dim) * in.k.dim;
-  return {name, begin, begin + static_cast<std::uintptr_t>(count * size_of(node_type(in.k.dtype)))};
+  return bytes_of(name, data, pooler_rows(in.pooler, in.k.dim) * in.k.dim, node_type(in.k.dtype));
 }
 
 void check_inputs(const char* who, const PoolerInputs& in) {
@@ -174,9 +179,15 @@ void write_initial_parameters(Pooler pooler, Index dim, DType type, void* parame
   write_initial(pooler, dim, static_cast<float*>(parameters));
 }
 
-Index pooled_nodes(Index keys, Index block) { return pyramid_nodes(ceil_div(keys, block)); }
+Index pooled_nodes(Index keys, Index block) {
+  check_counts("pooled_nodes", keys, block);
+  return pyramid_nodes(ceil_div(keys, block));
+}
 
 Index most_pooled_nodes(Index keys, Index block, Index sequences) {
+  check_counts("most_pooled_nodes", keys, block);
+  check(sequences >= 0 && sequences <= kMostCount, "most_pooled_nodes: sequences is ", sequences,
+        "; it must be from 0 to 2^40");
   // n blocks in L levels have at most 2 n + L - 2 nodes: each level half of the one below, rounded up.
   const Index blocks = (keys + sequences * (block - 1)) / block;
   return 2 * blocks + sequences * std::max(0, pyramid_levels(ceil_div(keys, block)) - 2);

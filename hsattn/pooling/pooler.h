@@ -12,10 +12,10 @@ namespace hsattn {
 
 /// How a node's key and value are made of its tokens'. A node has the two nodes below it as children, a block its
 /// tokens.
-///   kAttention       means of the node's tokens with weights softmax(w.key), the same for key and value. w = 0: the
-///   mean kAttentionPaper  the paper's AdaptivePool: multi-head attention among the children, mean, LayerNorm
-///   kLearnable       pairs, from single tokens up: softmax over two positions of a weight for each position and
-///                    channel. All 0: the mean
+///   kAttention: means of the node's tokens with weights softmax(w.key), the same for key and value. w = 0: the mean.
+///   kAttentionPaper: the paper's AdaptivePool: multi-head attention among the children, mean, LayerNorm.
+///   kLearnable: pairs, from single tokens up: softmax over two positions of a weight for each position and channel.
+///   All 0: the mean.
 /// Nodes at a ragged end weigh their children by the tokens behind them; one with a single node below it is that node.
 /// A node depends on its own tokens alone.
 enum class Pooler { kAttention, kAttentionPaper, kLearnable };
@@ -36,7 +36,8 @@ Index pooler_rows(Pooler pooler, Index dim);
 /// kAttentionPaper all four matrices 1, factor 1, offset 0, so that nodes keep the directions of their tokens' keys.
 void write_initial_parameters(Pooler pooler, Index dim, DType type, void* parameters);
 
-/// Nodes of all levels over `keys` tokens in blocks of `block`, as they lie one after another: blocks first.
+/// Nodes of all levels over `keys` tokens in blocks of `block`, as they lie one after another: blocks first. Throws
+/// InvalidArgument unless block is from 1 to 64 and keys from 0 to 2^40.
 Index pooled_nodes(Index keys, Index block);
 
 /// The most nodes that one batch element can have, if its `keys` tokens are cut into `sequences` of any lengths.

@@ -45,7 +45,7 @@ struct RecallRow {
 struct CompareRow {
   std::string name;
   AttendedShare attended;  ///< by the rules, or, with a mass budget, measured where `mass` is; if it is not, the most
-  double mass = 1;  ///< share of full attention's probability that is held; 1 if not measured
+  double mass = 1;         ///< share of full attention's probability that is held; 1 if not measured
   std::vector<TextRow> texts;
   TextRow all_texts;  ///< over the windows of all texts
   RecallRow pass_key, numbers;

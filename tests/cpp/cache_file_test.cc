@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <sstream>
 
 #include "hsattn/base/files.h"
@@ -93,8 +94,12 @@ TEST(CacheChecks, SequencesAndLengthsMustBeThere) {
   EXPECT_EQ(message_of([&] { cache.reorder(std::vector<Index>{0, 7}); }), "reorder: sequence is 7; the cache has 3");
   EXPECT_EQ(message_of([&] { cache.length(5); }), "length: sequence is 5; the cache has 3");
   Tensor<float> k(1, 2, 4, 16), v(1, 2, 4, 16);
-  EXPECT_EQ(message_of([&] { cache.copy_tokens(0, 7, k.view(), v.view()); }),
-            "copy_tokens: tokens [7, 11) are asked for; sequence 0 has 10");
+  for (const Index first : {Index{7}, Index{-1}, std::numeric_limits<Index>::max()}) {
+    EXPECT_EQ(message_of([&] { cache.copy_tokens(0, first, k.view(), v.view()); }),
+              concat("copy_tokens: 4 tokens from ", first, " on are asked for; sequence 0 has 10"));
+  }
+  EXPECT_EQ(message_of([&] { cache.copy_tokens(0, 0, k.view(), k.view()); }),
+            "copy_tokens: k shares memory with v; it must lie apart");
 }
 
 std::string refused_queries(const Tensor<float>& q, const PlanOptions& plan = {},
@@ -170,6 +175,11 @@ class SavedCache {
     const std::string message = message_of([&] { KeyValueCache::load(path_); });
     return message.rfind(path_ + ": ", 0) == 0 ? message.substr(path_.size() + 2) : message;
   }
+  // Whether the message begins with the path.
+  bool names_itself_with(Index place, Index number) const {
+    load_with(place, number);
+    return message_of([&] { KeyValueCache::load(path_); }).rfind(path_ + ": ", 0) == 0;
+  }
   // With the whole number `place` (counted behind the magic) replaced.
   std::string load_with(Index place, Index number) const {
     std::string changed = bytes_;
@@ -197,6 +207,7 @@ TEST(CacheFile, MalformedOnesAreRefusedByTheirFault) {
   EXPECT_EQ(saved.load_with(1, 0), "kv_heads is 0; it must be from 1 to 1048576");
   EXPECT_EQ(saved.load_with(2, 1 << 20), "dim is 1048576; it must be from 8 to 256");
   EXPECT_EQ(saved.load_with(3, 3), "dtype is 3; it must be from 0 to 2");
+  EXPECT_TRUE(saved.names_itself_with(4, 65));
   EXPECT_EQ(saved.load_with(4, 65), "cache: page is 65; it must be a power of two from 64 to 65536");
   EXPECT_EQ(saved.load_with(6, 7), "pattern is 7; it must be from 0 to 6");
   EXPECT_EQ(saved.load_with(7, 1000), "ends within a budget; there should be 1000") << "more than the file could hold";

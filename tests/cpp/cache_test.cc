@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
+#include <stdexcept>
 
 #include "support/cache_mirror.h"
 
@@ -18,6 +20,7 @@ using testing::Problem;
 using testing::Random;
 using testing::random_cache_problem;
 using testing::range_of_tokens;
+using testing::Tensor;
 using testing::Tensors;
 using testing::Tokens;
 using testing::type_of;
@@ -153,6 +156,40 @@ TEST(Cache, TwoThreadsGiveTheSameBits) {
       }
     });
   }
+}
+
+// An executor that fails in its n-th loop.
+class FailsAt final : public Executor {
+ public:
+  explicit FailsAt(int loop) : loop_(loop) {}
+  int threads() const override { return 1; }
+  void run(Index tasks, const std::function<void(Index)>& body) override {
+    if (loop_-- == 0) throw std::runtime_error("no more");
+    serial_executor().run(tasks, body);
+  }
+
+ private:
+  int loop_;
+};
+
+TEST(Cache, AnAppendThatFailsLeavesItAsItWas) {
+  Problem p{.name = "failing", .heads = 3, .kv_heads = 3, .queries = 140, .keys = 140, .dim = 16};
+  p.options = {Pattern::kHsa, true, testing::smallest_budgets()};
+  testing::with_stored_tensors(p, 5, [&]<class T>(Tensors<T> stock) {
+    const Tokens tokens = range_of_tokens(0, 100);
+    const Answer<T> right = answer_of_whole(p, stock, tokens, 30);
+    for (Tensor<T>* x : {&stock.k, &stock.v}) {
+      x->for_each([&](T& e, Index, Index, Index t, Index) { e = t < 100 ? e : static_cast<T>(std::nanf("")); });
+    }
+    for (const int loop : {0, 1}) {
+      KeyValueCache cache(cache_options<T>(p));
+      append_rest(p, stock, tokens, cache, 0);
+      FailsAt executor(loop);
+      EXPECT_THROW(append_rest(p, stock, range_of_tokens(0, 140), cache, 0, executor), std::runtime_error);
+      EXPECT_EQ(cache.length(0), 100);
+      EXPECT_TRUE(answer_of_cache(p, stock, tokens, 30, cache, 0) == right) << "loop " << loop;
+    }
+  });
 }
 
 Index plain_bytes(const KeyValueCache& cache, Index tokens) {

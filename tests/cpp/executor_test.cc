@@ -50,6 +50,11 @@ TEST(Executor, RethrowsAndLivesOn) {
 }
 
 #if !defined(__SANITIZE_THREAD__)  // which allows no threads after fork()
+bool ends_well(pid_t child) {
+  int status = -1;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 TEST(Executor, WorksAfterFork) {
   const auto pool = make_thread_pool(2);
   ASSERT_TRUE(runs_each_task_once(*pool, 100));
@@ -59,12 +64,32 @@ TEST(Executor, WorksAfterFork) {
     alarm(20);
     _exit(runs_each_task_once(*pool, 100) ? 0 : 1);
   }
-  int status = -1;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_TRUE(ends_well(child));
   EXPECT_TRUE(runs_each_task_once(*pool, 100));
 }
+
+TEST(Executor, IsDestroyedAfterFork) {
+  auto pool = make_thread_pool(2);
+  ASSERT_TRUE(runs_each_task_once(*pool, 100));
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    pool.reset();
+    _exit(0);
+  }
+  EXPECT_TRUE(ends_well(child));
+}
 #endif
+
+TEST(Executor, NegativeThreadsAreRefused) {
+  try {
+    make_thread_pool(-3);
+    FAIL();
+  } catch (const InvalidArgument& error) {
+    EXPECT_STREQ(error.what(), "make_thread_pool: threads is -3; it must be at least 1, or 0 for all processors");
+  }
+}
 
 TEST(Executor, IsaNames) {
   EXPECT_FALSE(available_isas().empty());

@@ -305,7 +305,50 @@ TEST(LinearPromises, WrongCallsAreRefused) {
             "linear_attention_step: there are 6 queries and 5 keys; the queries must be the last of the keys");
   EXPECT_EQ(error_of([&] { linear_attention_step(in.inputs(p.shape), {}, {}, o.view()); }),
             "linear_attention_step: the state after has no memory");
+  const AttentionInputs right = in.inputs(p.shape);
+  EXPECT_EQ(error_of([&] { linear_attention_step(right, {}, {nullptr, o.view().data}, o.view()); }),
+            "linear_attention_step: the state after shares memory with o; it must lie apart");
+  EXPECT_EQ(error_of([&] { linear_attention_step(right, {}, {state.data() + 1, state.data()}, o.view()); }),
+            "linear_attention_step: the state after shares memory with the state before; it must lie apart");
+  AttentionInputs with_nodes = right;
+  with_nodes.pooled = ConstNodes{right.k, right.v};
+  EXPECT_EQ(error_of([&] { linear_attention_forward(with_nodes, {}, o.view()); }),
+            "linear_attention_forward: pooled keys and values are given; this attention has no nodes");
   EXPECT_EQ(error_of([] { draw_features(0, 8, 1); }), "draw_features: features is 0; 1 to 65536 is right");
+}
+
+// A key in two sequences is refused before any gradient is written.
+TEST(LinearPromises, RefusedCallsWriteNothing) {
+  const LinearProblem p = problem_of("refused", 1, 1, 8, 8, 8, 0);
+  const Tensors<float> in = random_tensors(p.shape, 1);
+  Tensor<float> dq(1, 1, 8, 8), dk = dq, dv = dq;
+  for (Tensor<float>* x : {&dq, &dk, &dv}) std::fill(x->data.begin(), x->data.end(), 777.0F);
+  const Tensor<float> before = dq;
+  const Sequence sequences[] = {{0, {0, 2}, {0, 5}}, {0, {2, 4}, {4, 8}}};
+  EXPECT_NE(error_of([&] {
+              linear_attention_backward(in.inputs(p.shape), sequences, {}, in.dout.view(), in.dout.view(),
+                                        {dq.view(), dk.view(), dv.view()});
+            }),
+            "no InvalidArgument");
+  for (const Tensor<float>* x : {&dq, &dk, &dv}) EXPECT_TRUE(same_bits(*x, before));
+}
+
+// Keys are added to the state also where there is no query head, in each type.
+TEST(LinearPromises, AStepWithoutQueryHeadsKeepsItsKeys) {
+  const LinearProblem with = problem_of("heads", 2, 2, 5, 9, 16, 0), without = problem_of("none", 0, 2, 5, 9, 16, 0);
+  const auto state_of = [&]<class T>(const LinearProblem& p, const Tensors<T>& in) {
+    AttentionInputs inputs = in.inputs(p.shape);
+    inputs.q.heads = p.shape.heads;
+    Tensor<T> o(1, std::max<Index>(1, p.shape.heads), 5, 16);
+    View out = o.view();
+    out.heads = p.shape.heads;
+    std::vector<T> state(static_cast<std::size_t>(linear_state_elements(inputs, {})), T{777});
+    linear_attention_step(inputs, {}, {nullptr, state.data()}, out);
+    return state;
+  };
+  const Tensors<float> in = random_tensors(with.shape, 1);
+  EXPECT_EQ(state_of(with, in), state_of(without, in));
+  EXPECT_EQ(state_of(with, in_double(in)), state_of(without, in_double(in)));
 }
 
 }  // namespace

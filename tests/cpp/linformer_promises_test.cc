@@ -199,7 +199,11 @@ TEST(LinformerPromises, WrongCallsAreRefused) {
   EXPECT_EQ(error_of([](LinformerOptions& x) { x.projections.rank = 0; }),
             "linformer_forward: rank is 0; 1 to 65536 is right");
   EXPECT_EQ(error_of([](LinformerOptions& x) { x.segment = 0; }),
-            "linformer_forward: segment is 0; at least 1 is right");
+            "linformer_forward: segment is 0; 1 to 2^32 is right");
+  EXPECT_EQ(error_of([](LinformerOptions& x) { x.segment = std::numeric_limits<Index>::max(); }),
+            "linformer_forward: segment is 9223372036854775807; 1 to 2^32 is right");
+  EXPECT_EQ(error_of([&](LinformerOptions& x) { x.projections.keys = o.view().data; }),
+            "linformer_forward: o shares memory with the projection of keys; it must lie apart");
   EXPECT_EQ(error_of([](LinformerOptions& x) { x.projections.values = nullptr; }),
             "linformer_forward: a projection has no memory");
 }

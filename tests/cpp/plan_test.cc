@@ -260,6 +260,33 @@ TEST(Coverage, FindsBrokenPlans) {
   }
 }
 
+// Plans may be made by hand, so their rules are checked as well as their lists.
+TEST(Coverage, ShapesThatNoOptionsGiveAreRefused) {
+  const std::pair<std::function<void(PlanShape&)>, const char*> cases[] = {
+      {[](PlanShape& s) { s.block = 0; }, "plan: block is 0; it must be a power of two from 1 to 64"},
+      {[](PlanShape& s) { s.block = 12; }, "plan: block is 12; it must be a power of two from 1 to 64"},
+      {[](PlanShape& s) { s.block = -8; }, "plan: block is -8; it must be a power of two from 1 to 64"},
+      {[](PlanShape& s) { s.window = -1; }, "plan: window is -1; it must be from 0 to 2^56"},
+      {[](PlanShape& s) { s.kept = INT64_MAX; }, "plan: kept is 9223372036854775807; it must be from 0 to 2^56"},
+      {[](PlanShape& s) { s.far_levels = 41; }, "plan: far_levels is 41; it must be from 0 to 40"},
+      {[](PlanShape& s) { s.keys = -1; },
+       "plan: sizes are batch 1, kv_heads 1, queries 64, keys -1; none may be negative"},
+  };
+  for (const auto& [spoil, says] : cases) {
+    for (const Index kept : {0, 3}) {
+      Plan plan{shape_of(true, 64, 64, 4, 5), std::vector<std::int32_t>(64 * 3, -1)};
+      plan.shape.kept = kept;
+      spoil(plan.shape);
+      try {
+        check_plan(plan);
+        ADD_FAILURE() << "not refused: " << says;
+      } catch (const InvalidArgument& error) {
+        EXPECT_STREQ(error.what(), says);
+      }
+    }
+  }
+}
+
 TEST(Coverage, SeesThatAFutureTokenIsAttended) {
   Plan plan{shape_of(true, 64, 64, 4, 5), std::vector<std::int32_t>(64, -1)};
   plan.blocks[20] = 10;

@@ -2,6 +2,9 @@
 // no trace, sequences are alone, wrong calls are refused.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "support/pooled_attention.h"
 
 namespace hsattn {
@@ -21,6 +24,84 @@ using testing::solve_pooled;
 using testing::Tensor;
 using testing::Tensors;
 using testing::uniform;
+
+// Whether the query sees a node over this block, by the plan's rules.
+bool sees_node_over(const Plan& plan, Index h, Index query, Index block) {
+  std::vector<FarNode> nodes;
+  far_field_of(plan.shape, plan.shape.position(query), plan.list(0, h, query), nodes);
+  return std::any_of(nodes.begin(), nodes.end(), [&](const FarNode& n) { return block >> n.level == n.index; });
+}
+
+void spoil_nodes_over(Index block, const Problem& p, Tensor<float>& nodes, Index h) {
+  Index first = 0;  // of a level
+  for (Index count = testing::pooled_blocks(p), index = block;; count = (count + 1) / 2, index /= 2) {
+    std::fill_n(nodes.row(0, h, first + index), p.dim, std::nanf(""));
+    if (count == 1) return;
+    first += count;
+  }
+}
+
+// What a node holds reaches only rows that see it, though 4 rows share a walk over nodes: neither NaN in given nodes,
+// nor a sum of finite values that overflows.
+TEST(PooledAttentionPromises, NodesThatAreNotFiniteReachOnlyRowsThatSeeThem) {
+  constexpr Index kBlock = 5;
+  Problem p{.name = "not finite", .heads = 2, .kv_heads = 2, .queries = 96, .keys = 96, .dim = 16};
+  p.options = {Pattern::kHsa, true, testing::smallest_budgets()};
+  p.options.hsa.block = 8;
+  p.options.hsa.mass = 0;
+  const Tensors<float> in = random_tensors(p, 1);
+  const NodeTensors<float> nodes = random_nodes(p, 2);
+  const PooledResult<float> clean = solve_pooled(p, in, nodes);
+  NodeTensors<float> bad = nodes;
+  for (const Index h : {0, 1}) {
+    spoil_nodes_over(kBlock, p, bad.k, h);
+    spoil_nodes_over(kBlock, p, bad.v, h);
+  }
+  const PooledResult<float> found = solve_pooled(p, in, bad, &clean.plan);
+  Index beside = 0, reached = 0;
+  for (Index h = 0; h < p.heads; ++h) {
+    for (Index i = 0; i < p.queries; ++i) {
+      const float* row = found.solution.o.row(0, h, i);
+      if (sees_node_over(clean.plan, h, i, kBlock)) {
+        ++reached;
+        EXPECT_TRUE(std::isnan(row[0])) << "head " << h << ", query " << i;
+        continue;
+      }
+      ++beside;
+      EXPECT_TRUE(testing::same_bits(row, clean.solution.o.row(0, h, i), p.dim)) << "head " << h << ", query " << i;
+      EXPECT_TRUE(testing::same_bits(found.solution.dq.row(0, h, i), clean.solution.dq.row(0, h, i), p.dim));
+    }
+  }
+  EXPECT_GT(beside, 80);
+  EXPECT_GT(reached, 20);
+}
+
+TEST(PooledAttentionPromises, SumsThatOverflowReachOnlyRowsThatSeeThem) {
+  constexpr Index kBlock = 5;
+  Problem p{.name = "overflow", .queries = 96, .keys = 96, .dim = 16};
+  p.options = {Pattern::kHsa, true, testing::smallest_budgets()};
+  p.options.hsa.block = 8;
+  p.options.hsa.mass = 0;
+  Tensors<float> in = random_tensors(p, 1);
+  for (Index t = kBlock * 8; t < kBlock * 8 + 8; ++t) std::fill_n(in.v.row(0, 0, t), p.dim, 1e38F);
+  const Plan plan = plan_of(p, in);
+  Tensor<float> o(1, 1, p.queries, p.dim);
+  attention_forward(in.inputs(p), plan, {o.view(), nullptr});
+  KeyValueCache cache({.kv_heads = 1, .dim = p.dim, .plan = p.options});
+  cache.append(as_const(in.k.view()), as_const(in.v.view()));
+  Tensor<float> cached = o;
+  cache.attend(as_const(in.q.view()), p.scale, {cached.view(), nullptr});
+  EXPECT_TRUE(same_bits(o, cached));
+  Index reached = 0, listed = 0;
+  for (Index i = 0; i < p.queries; ++i) {
+    const bool sees = sees_node_over(plan, 0, i, kBlock);
+    reached += sees;
+    listed += !sees && i >= 64;
+    EXPECT_TRUE(sees || std::isfinite(o.row(0, 0, i)[0])) << "query " << i;
+  }
+  EXPECT_GT(reached, 5);
+  EXPECT_GT(listed, 5);
+}
 
 // Other tokens from t on: nothing before moves, in lists, outputs or gradients of a loss on positions before.
 TEST(PooledAttentionPromises, WhatComesLaterMovesNothing) {

@@ -324,8 +324,8 @@ TEST(Pooling, WrongCallsAreRefused) {
   const auto error_of = [&](const std::function<void(PoolerInputs&, Nodes&)>& spoil) {
     PoolerInputs in = right;
     Nodes out{node_memory.view(), other_memory.view()};
-    spoil(in, out);
     try {
+      spoil(in, out);
       pool_forward(in, out);
     } catch (const InvalidArgument& error) {
       return std::string(error.what());
@@ -333,6 +333,10 @@ TEST(Pooling, WrongCallsAreRefused) {
     return std::string("no InvalidArgument");
   };
   EXPECT_EQ(error_of([](PoolerInputs&, Nodes&) {}), "no InvalidArgument");
+  EXPECT_EQ(error_of([](PoolerInputs&, Nodes&) { pooled_nodes(10, 0); }),
+            "pooled_nodes: block is 0; it must be from 1 to 64");
+  EXPECT_EQ(error_of([](PoolerInputs&, Nodes&) { most_pooled_nodes(-1, 8, 2); }),
+            "most_pooled_nodes: keys is -1; it must be from 0 to 2^40");
   EXPECT_EQ(error_of([](PoolerInputs& in, Nodes&) { in.block = 12; }),
             "pool_forward: block is 12; it must be a power of two from 1 to 64");
   EXPECT_EQ(error_of([](PoolerInputs& in, Nodes&) { in.v.tokens = 19; }),

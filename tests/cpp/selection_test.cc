@@ -10,6 +10,7 @@
 #include <set>
 
 #include "hsattn/kernels/reference/reference.h"
+#include "hsattn/plan/budgets.h"
 #include "support/problem.h"
 
 namespace hsattn {
@@ -311,6 +312,36 @@ TEST(Selection, MassBudgetsHoldTheirShareWithAsFewBlocksAsPossible) {
     }
   }
   EXPECT_GT(between, 300);
+}
+
+// `levels` may name a level above the pyramid's top: the search starts at the top, in all types.
+TEST(Selection, ALevelAboveThePyramidIsItsTop) {
+  Problem p{.name = "few keys", .queries = 224, .keys = 24, .dim = 8};
+  p.options = {Pattern::kHsa, false, {}};
+  p.options.hsa = {.window = 0, .top_k = 1, .candidates = 1, .sinks = 0, .dense_until = 0, .levels = 6};
+  for (const Index block : {1, 8}) {
+    p.options.hsa.block = block;
+    const Tensors<float> in = random_tensors(p, 1);
+    const Plan fast = plan_of(p, in), exact = plan_of(p, in_double(in));
+    EXPECT_EQ(fast, exact) << describe(p);
+    EXPECT_GE(*std::max_element(fast.blocks.begin(), fast.blocks.end()), 0);
+  }
+}
+
+// As budgets are stored, so that a stored plan chooses as the one that it was stored from.
+TEST(Selection, AMassCountsInMillionths) {
+  Problem p{.name = "mass", .queries = 300, .keys = 300, .dim = 24};
+  p.options = {Pattern::kHsa, true, testing::smallest_budgets()};
+  p.options.hsa.min_top_k = 4;
+  p.options.hsa.mass = 1.0 / 3;
+  const Tensors<float> in = random_tensors(p, 1);
+  Problem stored = p, other = p;
+  stored.options.hsa = options_of_budgets(budgets_of(p.options.hsa));
+  other.options.hsa.mass = 0.5;
+  EXPECT_NE(stored.options.hsa.mass, p.options.hsa.mass);
+  EXPECT_EQ(mass_budget(stored.options.hsa), mass_budget(p.options.hsa));
+  EXPECT_EQ(plan_of(stored, in), plan_of(p, in));
+  EXPECT_NE(plan_of(other, in), plan_of(p, in));
 }
 
 TEST(Selection, AMassOfOneKeepsAllThatTopKAllows) {

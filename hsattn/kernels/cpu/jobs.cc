@@ -1,6 +1,7 @@
 #include "hsattn/kernels/cpu/jobs.h"
 
 #include "hsattn/base/math.h"
+#include "hsattn/plan/budgets.h"
 
 namespace hsattn::cpu {
 
@@ -13,7 +14,7 @@ SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
   b.rescore = b.candidates > b.kept;
   b.beam = o.beam > 0 ? o.beam : b.candidates;
   b.top_nodes = o.top_nodes;
-  b.mass = o.mass;
+  b.mass = mass_budget(o);
   b.least = o.mass > 0 ? std::min(b.kept, ceil_div(o.min_top_k, shape.block)) : b.kept;
   if (o.levels > 0) b.start_level = o.levels - log2_exact(shape.block);
   return b;
@@ -59,7 +60,7 @@ HeadJob head_job(const ConstView& q, const PlanShape& shape, double scale, Index
 }
 
 Index queries_per_task(Index queries, Index heads, Executor& executor) {
-  if (executor.threads() == 1) return std::max<Index>(1, queries);
+  if (executor.threads() <= 1) return std::max<Index>(1, queries);
   const Index tasks = ceil_div(8 * executor.threads(), heads);
   return std::max(4 * kTile, round_up(ceil_div(queries, tasks), kTile));
 }

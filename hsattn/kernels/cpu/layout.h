@@ -112,7 +112,7 @@ struct PackedHead {
   Units<std::uint8_t> keys_int8;   // [padded dim / 4, 8, 4]: rounded keys plus 128; rescoring only
   Units<float> key_scales;         // [8]
   Units<std::uint8_t> not_finite;  // [1]: bit 0 a key, bit 1 a value is NaN or Inf
-  bool any_not_finite = false;
+  bool any_not_finite = false;     // a token or, with the far field, a node: given ones may be, and sums overflow
   PackedPyramid pyramid;
 };
 

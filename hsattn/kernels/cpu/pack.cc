@@ -88,14 +88,14 @@ void pair_up_tokens(const StoredRows& x, Index first, Index lane, Index count, I
   }
 }
 
+}  // namespace
+
 bool all_finite(const Rows<const float>& rows) {
   constexpr std::int32_t kInfinity = 0x7f800000;
   std::int32_t largest = 0;
   for (Index j = 0; j < rows.count; ++j) largest = std::max(largest, largest_magnitude_bits(rows.row(j), rows.dim));
   return largest < kInfinity;
 }
-
-}  // namespace
 
 Index node_tokens(const PackedHead& head, Index block, Index level, Index index) {
   const Index begin = (index << level) * block;
@@ -291,6 +291,13 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& g
                   at.key_scales[first / kUnit]);
     }
   }
+}
+
+bool far_nodes_finite(const PackedHead& head) {
+  const PackedPyramid& p = head.pyramid;
+  if (p.levels == 0 || p.level[0].values.empty()) return true;
+  const Index pd = head.padded_dim;
+  return all_finite({p.level[0].keys.run, p.rows(), pd, pd}) && all_finite({p.level[0].values.run, p.rows(), pd, pd});
 }
 
 }  // namespace hsattn::cpu

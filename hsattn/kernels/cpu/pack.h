@@ -38,6 +38,8 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
 // 0 begins it: what no lane holds yet is zeros.
 void round_lanes(const Rows<const float>& rows, Index lane, Index padded_dim, std::uint8_t* bytes, float* scales);
 
+bool all_finite(const Rows<const float>& rows);
+
 // A token's key or value as it is packed, in float32.
 void read_packed_key(const PackedHead& head, Index token, float* to);
 void read_packed_value(const PackedHead& head, Index token, float* to);
@@ -50,6 +52,10 @@ struct GivenNodes {
 // Pools keys (and values) into the pyramid, or copies what is given; after all units are packed.
 void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& given, const PackRequest& request,
                    PackedHead& head);
+
+// Whether all keys and values of nodes are finite, if the far field attends them: given ones may not be, and the sum of
+// finite tokens may overflow.
+bool far_nodes_finite(const PackedHead& head);
 
 // Tokens behind a node of the pyramid.
 Index node_tokens(const PackedHead& head, Index block, Index level, Index index);

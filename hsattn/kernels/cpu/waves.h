@@ -17,7 +17,7 @@ class Waves {
   Waves(const ConstView& k, const ConstView* v, const ConstNodes& pooled, const PackRequest& request,
         Executor& executor)
       : k_(k), v_(v), pooled_(pooled), request_(request), executor_(executor), heads_(k.batch * k.heads) {
-    const Index size = std::min<Index>(heads_, executor.threads());
+    const Index size = std::min<Index>(heads_, std::max(1, executor.threads()));
     for (Index i = 0; i < size; ++i) packed_.push_back(allocate_packed_head(k.tokens, k.dim, request));
   }
 
@@ -61,8 +61,9 @@ class Waves {
     executor_.run(count, [&](Index i) {
       PackedHead& head = packed_[static_cast<std::size_t>(i)].head;
       const auto* flags = head.not_finite.run;
-      head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; });
       build_pyramid(keys(first + i), values(first + i), given(first + i), request_, head);
+      head.any_not_finite =
+          std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; }) || !far_nodes_finite(head);
     });
   }
 

@@ -6,6 +6,7 @@
 #include "hsattn/base/math.h"
 #include "hsattn/kernels/quantize.h"
 #include "hsattn/kernels/reference/reference.h"
+#include "hsattn/plan/budgets.h"
 
 namespace hsattn::reference {
 namespace {
@@ -104,7 +105,7 @@ struct Search {
   }
 
   Index start_level(const Past& past) const {
-    if (budget.start_level >= 0) return budget.start_level;
+    if (budget.start_level >= 0) return std::min<Index>(budget.start_level, std::ssize(keys.levels) - 1);
     Index level = 0;
     while (past.count(level) > budget.top_nodes) ++level;
     return level;
@@ -172,7 +173,7 @@ Index count_for_mass(Stage& stage, const SearchBudget& budget, Index heads) {
 
 SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options)
     : kept(shape.kept),
-      mass(options.hsa.mass),
+      mass(mass_budget(options.hsa)),
       least(std::min(shape.kept, ceil_div(options.hsa.min_top_k, shape.block))) {
   const HsaOptions& hsa = options.hsa;
   top_nodes = hsa.top_nodes;
