@@ -51,9 +51,12 @@ class Workers {
   // Where the system gives no more threads, those that there are do the work.
   explicit Workers(int helpers) : pid_(getpid()) {
     threads_.reserve(static_cast<std::size_t>(helpers));
-    try {
-      for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { loop(); });
-    } catch (const std::exception&) {
+    for (int i = 0; i < helpers; ++i) {
+      try {
+        threads_.emplace_back([this] { loop(); });
+      } catch (const std::exception&) {
+        break;
+      }
     }
   }
   ~Workers() {

@@ -234,8 +234,7 @@ HSATTN_INLINE F interleaved(const float* a, const float* b) {
   return load(x);
 }
 HSATTN_INLINE F swap_neighbours(F x) {
-  const I order = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
-  return __builtin_shuffle(x, order);
+  return __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
 }
 // Bytes [16][2]: the integers within 127 of 0 that low and high leave without their fractions, plus 128.
 HSATTN_INLINE void store_as_bytes(F low, F high, std::uint8_t* bytes) {
@@ -251,6 +250,7 @@ HSATTN_INLINE F pairs_of_lanes(F low, F high) {
 }
 // 32 numbers, rounded: lane i holds numbers 2i and 2i + 1.
 HSATTN_INLINE F pairs_of_neighbours(F first, F second) {
-  const I even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-  return pairs_of_lanes(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, even + 1));
+  return pairs_of_lanes(
+      __builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+      __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
 }
