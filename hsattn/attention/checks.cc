@@ -1,22 +1,13 @@
 #include "hsattn/attention/checks.h"
 
 #include <cmath>
-#include <cstdint>
 #include <utility>
 
 #include "hsattn/base/error.h"
 #include "hsattn/base/math.h"
-#include "hsattn/base/view_checks.h"
 #include "hsattn/kernels/pool.h"
 
 namespace hsattn {
-namespace {
-
-Bytes bytes_of_lse(const char* name, const void* lse, const ConstView& q) {
-  return bytes_of(name, lse, q.batch * q.heads * q.tokens, lse_type(q.dtype));
-}
-
-}  // namespace
 
 void check_queries_and_keys(const char* who, const ConstView& q, const ConstView& k, std::optional<double> scale) {
   check_view(who, "q", q);
@@ -61,7 +52,7 @@ void check_outputs(const char* who, const AttentionInputs& in, const AttentionOu
   const ConstView o = as_const(out.o);
   check_same(who, "o", o, "q", in.q);
   check_not_folded(who, "o", o);
-  const Bytes lse = bytes_of_lse("lse", out.lse, in.q);
+  const Bytes lse = bytes_of_lse(out.lse, in.q);
   const Bytes q = bytes_of("q", in.q), k = bytes_of("k", in.k), v = bytes_of("v", in.v);
   check_apart(who, bytes_of("o", o), {q, k, v, lse});
   check_apart(who, lse, {q, k, v});
@@ -84,7 +75,7 @@ void check_gradients(const char* who, const AttentionInputs& in, const Attention
     check_not_folded(who, bytes.name, view);
     check_apart(who, bytes,
                 {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v), bytes_of("dout", saved.dout),
-                 bytes_of("o", saved.o), bytes_of_lse("lse", saved.lse, in.q)});
+                 bytes_of("o", saved.o), bytes_of_lse(saved.lse, in.q)});
   }
   check_apart(who, bq, {bk, bv});
   check_apart(who, bk, {bv});
@@ -112,13 +103,17 @@ void check_gradients_of_pooled(const char* who, const AttentionInputs& in, bool 
     check_not_folded(who, bytes.name, view);
     check_apart(who, bytes,
                 {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v), pooled_k, pooled_v, dq, dk, dv,
-                 bytes_of("dout", saved.dout), bytes_of("o", saved.o), bytes_of_lse("lse", saved.lse, in.q)});
+                 bytes_of("dout", saved.dout), bytes_of("o", saved.o), bytes_of_lse(saved.lse, in.q)});
   }
   check_apart(who, bk, {bv});
 }
 
 void check_saved_lse(const char* who, const AttentionInputs& in, const void* lse) {
   check(lse != nullptr || in.q.elements() == 0, who, ": lse has no memory; the forward pass must have kept it");
+}
+
+Bytes bytes_of_lse(const void* lse, const ConstView& q) {
+  return bytes_of("lse", lse, q.batch * q.heads * q.tokens, lse_type(q.dtype));
 }
 
 void check_memory_for_lists(const char* who, const std::int32_t* blocks, Index elements) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hsattn/attention/attention.h"
+#include "hsattn/base/view_checks.h"
 
 namespace hsattn {
 
@@ -34,6 +35,9 @@ void check_gradients_of_pooled(const char* who, const AttentionInputs& in, bool 
 
 /// The forward pass has kept lse.
 void check_saved_lse(const char* who, const AttentionInputs& in, const void* lse);
+
+/// The memory of lse [batch, heads, queries] of a call with these queries; none if it is null.
+Bytes bytes_of_lse(const void* lse, const ConstView& q);
 
 /// There is memory for lists of `elements` ids.
 void check_memory_for_lists(const char* who, const std::int32_t* blocks, Index elements);

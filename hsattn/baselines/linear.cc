@@ -6,7 +6,6 @@
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/error.h"
-#include "hsattn/base/view_checks.h"
 #include "hsattn/baselines/calls.h"
 #include "hsattn/baselines/linear_reference.h"
 #include "hsattn/baselines/scan.h"
@@ -52,17 +51,17 @@ ScanJob scan_job(const AttentionInputs& in, const cpu::PackedFeatures& features,
   return job;
 }
 
-reference::LinearHead reference_head(const AttentionInputs& in, const LinearOptions& options, const HeadOfCall& head,
-                                     Index g) {
-  return {head.query_rows<const double>(in.q, g), head.key_rows<const double>(in.k),
-          head.key_rows<const double>(in.v),      options.map,
-          scale_or_default(in.scale, in.q.dim),   options.causal};
-}
-
-// Of a call without query heads.
+// Without queries, as of a call without query heads.
 reference::LinearHead keys_alone(const AttentionInputs& in, const LinearOptions& options, const HeadOfCall& head) {
   return {{},          head.key_rows<const double>(in.k),    head.key_rows<const double>(in.v),
           options.map, scale_or_default(in.scale, in.q.dim), options.causal};
+}
+
+reference::LinearHead reference_head(const AttentionInputs& in, const LinearOptions& options, const HeadOfCall& head,
+                                     Index g) {
+  reference::LinearHead one = keys_alone(in, options, head);
+  one.q = head.query_rows<const double>(in.q, g);
+  return one;
 }
 
 void forward(const AttentionInputs& in, std::span<const Sequence> sequences, const LinearOptions& options,

@@ -6,7 +6,6 @@
 
 #include "hsattn/attention/checks.h"
 #include "hsattn/base/error.h"
-#include "hsattn/base/view_checks.h"
 #include "hsattn/baselines/calls.h"
 #include "hsattn/baselines/linformer_job.h"
 #include "hsattn/baselines/linformer_reference.h"
@@ -53,10 +52,9 @@ void check_projection_gradients(const char* who, const AttentionInputs& in, cons
   const auto [keys, values] = projections_of(in, options);
   for (const Bytes& written : {dq, dk, dv, de, df}) check_apart(who, written, {keys, values});
   for (const Bytes& written : {de, df}) {
-    check_apart(
-        who, written,
-        {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v), bytes_of("dout", saved.dout),
-         bytes_of("o", saved.o), bytes_of("lse", saved.lse, in.q.batch * in.q.heads * in.q.tokens, type), dq, dk, dv});
+    check_apart(who, written,
+                {bytes_of("q", in.q), bytes_of("k", in.k), bytes_of("v", in.v), bytes_of("dout", saved.dout),
+                 bytes_of("o", saved.o), bytes_of_lse(saved.lse, in.q), dq, dk, dv});
   }
   check_apart(who, de, {df});
 }
@@ -227,7 +225,7 @@ void linformer_forward(const AttentionInputs& in, std::span<const Sequence> sequ
   check_outputs(kWho, in, out);
   for (const Bytes& matrix : projections_of(in, options)) {
     check_apart(kWho, bytes_of("o", as_const(out.o)), {matrix});
-    check_apart(kWho, bytes_of("lse", out.lse, in.q.batch * in.q.heads * in.q.tokens, lse_type(in.q.dtype)), {matrix});
+    check_apart(kWho, bytes_of_lse(out.lse, in.q), {matrix});
   }
   with_memory_errors(kWho, kHeads, [&] { forward(in, sequences, options, out, executor); });
 }

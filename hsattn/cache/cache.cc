@@ -19,8 +19,8 @@
 namespace hsattn {
 namespace {
 
-// Of CachedSequence::not_finite, besides the flags of units (PackedHead::not_finite).
-constexpr std::uint8_t kNodeNotFinite = 4, kLookAtFlags = 8;
+// Of CachedSequence::not_finite, besides the flags of units: a node is not finite, or an append failed.
+constexpr std::uint8_t kLookCloser = 4;
 
 bool searches(const PlanOptions& plan, const PlanShape& shape) {
   return shape.slots() > 0 && !lists_by_rule(plan.pattern);
@@ -106,7 +106,7 @@ void pack(const CacheTables& tables, CachedSequence* sequences, const ConstView&
   });
   executor.run(heads, [&](Index i) {
     CachedSequence& s = sequences[i / k.heads];
-    std::uint8_t flags = make_nodes(tables, packed[i], s.length) ? 0 : kNodeNotFinite;
+    std::uint8_t flags = make_nodes(tables, packed[i], s.length) ? 0 : kLookCloser;
     for (Index unit = s.length / cpu::kUnit; unit < packed[i].units; ++unit) flags |= *packed[i].not_finite[unit];
     s.not_finite[static_cast<std::size_t>(i % k.heads)] |= flags;
   });
@@ -116,7 +116,7 @@ void pack(const CacheTables& tables, CachedSequence* sequences, const ConstView&
 // After an append that failed. Behind the length anything may lie, also in lanes of the last unit, whose flags tell.
 void take_back(const CacheTables& tables, std::span<CachedSequence> sequences) {
   for (CachedSequence& s : sequences) {
-    std::fill(s.not_finite.begin(), s.not_finite.end(), kLookAtFlags);
+    std::fill(s.not_finite.begin(), s.not_finite.end(), kLookCloser);
     tables.shrink(s, s.length);
   }
 }

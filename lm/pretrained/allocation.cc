@@ -82,23 +82,20 @@ std::optional<double> smallest_that_holds(double least, double most, Index steps
   return high;
 }
 
+AttendedShare operator+(const AttendedShare& a, const AttendedShare& b) {
+  return {a.last + b.last, a.average + b.average};
+}
+
+AttendedShare operator/(const AttendedShare& a, double divisor) { return {a.last / divisor, a.average / divisor}; }
+
+HeldShare operator+(const HeldShare& a, const HeldShare& b) { return {a.mass + b.mass, a.attended + b.attended}; }
+
+HeldShare operator/(const HeldShare& a, double divisor) { return {a.mass / divisor, a.attended / divisor}; }
+
 AttendedShare attended_share(const std::vector<AttentionOptions>& layers, Index tokens) {
   AttendedShare sum;
-  for (const AttentionOptions& layer : layers) {
-    const AttendedShare share = share_of(layer, tokens);
-    sum.last += share.last;
-    sum.average += share.average;
-  }
-  const double count = static_cast<double>(layers.size());
-  return {sum.last / count, sum.average / count};
-}
-
-HeldShare operator+(const HeldShare& a, const HeldShare& b) {
-  return {a.mass + b.mass, {a.attended.last + b.attended.last, a.attended.average + b.attended.average}};
-}
-
-HeldShare operator/(const HeldShare& a, double divisor) {
-  return {a.mass / divisor, {a.attended.last / divisor, a.attended.average / divisor}};
+  for (const AttentionOptions& layer : layers) sum = sum + share_of(layer, tokens);
+  return sum / static_cast<double>(layers.size());
 }
 
 WindowSplit split_windows(Index count, Index first) {

@@ -33,6 +33,8 @@ struct AttendedShare {
   double last = 0;     ///< of the last position
   double average = 0;  ///< over all positions
 };
+AttendedShare operator+(const AttendedShare& a, const AttendedShare& b);
+AttendedShare operator/(const AttendedShare& a, double divisor);
 
 /// What is attended, and the share of full attention's probability on it.
 struct HeldShare {

@@ -1,5 +1,7 @@
 #include "lm/pretrained/held_mass.h"
 
+#include <numeric>
+
 #include "lm/eval/exact_rows.h"
 #include "lm/model/attention.h"
 
@@ -17,6 +19,13 @@ Tensor cumulated(const Tensor& q, const Tensor& k, const std::vector<Index>& pos
   const Tensor later = at::arange(n).unsqueeze(0) > rows.unsqueeze(1);
   scores.masked_fill_(later.unsqueeze(0), -INFINITY);
   return at::constant_pad_nd(at::softmax(scores, -1).cumsum(-1), {1, 0});
+}
+
+// Shares fall from `first`, of the first position, and are known at the ends of equal runs of positions, so that their
+// mean would be too small: the mean of what lies between, by trapezoids.
+double average_from(double first, const std::vector<double>& shares) {
+  const double sum = std::accumulate(shares.begin(), shares.end(), 0.0) + (first - shares.back()) / 2;
+  return sum / static_cast<double>(shares.size());
 }
 
 }  // namespace
@@ -37,22 +46,23 @@ void HeldMass::add(Index layer, const Tensor& q, const Tensor& k) {
     }
     const Tensor kept = plan_of(options.plan_options(), q, k);
     const PlanView plan = plan_view(options.plan_options(), q, k, kept);
-    HeldShare sum;  // over heads and positions; `last` over heads alone
+    double held = 0;             // sum over heads and positions
+    std::vector<double> shares;  // of all tokens so far, by positions: sums over heads
     for (std::size_t i = 0; i < positions.size(); ++i) {
       const auto place = static_cast<Index>(i);
       double attended = 0;
       for (Index head = 0; head < q.size(1); ++head) {
         for (const Span& span : spans_of(plan, 0, head / group, positions[i])) {
           if (span.kind == Span::Kind::kFar) continue;
-          sum.mass += mass[head][place][span.end] - mass[head][place][span.begin];
+          held += mass[head][place][span.end] - mass[head][place][span.begin];
           attended += static_cast<double>(span.end - span.begin);
         }
       }
-      sum.attended.last = attended / static_cast<double>(positions[i] + 1);
-      sum.attended.average += sum.attended.last;
+      shares.push_back(attended / static_cast<double>(positions[i] + 1));
     }
-    const auto heads = static_cast<double>(q.size(1)), all = heads * static_cast<double>(std::ssize(positions));
-    sums_[row] = sums_[row] + HeldShare{sum.mass / all, {sum.attended.last / heads, sum.attended.average / all}};
+    const auto heads = static_cast<double>(q.size(1));
+    const double all = heads * static_cast<double>(std::ssize(positions));
+    sums_[row] = sums_[row] + HeldShare{held / all, {shares.back() / heads, average_from(heads, shares) / heads}};
   }
   ++count_;
 }
