@@ -24,7 +24,7 @@ struct Pooled {
 
 std::optional<Pooled> readable_pooled(const char* who, const std::optional<Tensor>& k, const std::optional<Tensor>& v) {
   check(k.has_value() == v.has_value(), who, ": one of pooled_k and pooled_v is given; both or none must be");
-  if (!k) return {};
+  if (!k || !v) return {};
   return Pooled{readable(who, "pooled_k", *k), readable(who, "pooled_v", *v)};
 }
 
@@ -32,15 +32,16 @@ std::optional<ConstNodes> views_of(const std::optional<Pooled>& pooled) {
   return pooled ? std::optional(pooled->views()) : std::nullopt;
 }
 
-}  // namespace
+// What a forward pass leaves; without lists `kept` is empty: a tensor of none costs a call on one token a tenth of it.
+struct Forward {
+  Tensor o, lse;
+  std::optional<Tensor> kept;
+};
 
-std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, const Tensor& k_given,
-                                                     const Tensor& v_given, const std::optional<Tensor>& plan,
-                                                     const std::string& pattern, bool causal, const Budgets& budgets,
-                                                     std::optional<double> scale, bool keep_plan,
-                                                     const std::optional<Tensor>& sequences,
-                                                     const std::optional<Tensor>& pooled_k,
-                                                     const std::optional<Tensor>& pooled_v) {
+Forward forward(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given, const std::optional<Tensor>& plan,
+                const std::string& pattern, bool causal, const Budgets& budgets, std::optional<double> scale,
+                bool keep_plan, const std::optional<Tensor>& sequences, const std::optional<Tensor>& pooled_k,
+                const std::optional<Tensor>& pooled_v) {
   constexpr const char* kWho = "attention_forward";
   const PlanOptions options = options_from(pattern, causal, budgets);
   const Tensor q = readable(kWho, "q", q_given);
@@ -48,30 +49,43 @@ std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q_given, cons
   const Tensor v = readable(kWho, "v", v_given);
   const std::optional<Pooled> pooled = readable_pooled(kWho, pooled_k, pooled_v);
   const PlanShape shape = shape_for(options, q, k);
-  const Tensor o = sequences ? new_token_major(q) : new_like(q);
-  const Tensor lse = new_tensor(q, {q.size(0), q.size(1), q.size(2)}, lse_type_of(q));
+  Forward made{sequences ? new_token_major(q) : new_like(q),
+               new_tensor(q, {q.size(0), q.size(1), q.size(2)}, lse_type_of(q)),
+               {}};
   const AttentionInputs in{const_view(q), const_view(k), const_view(v), scale, views_of(pooled)};
-  const AttentionOutputs out{view(o), lse.mutable_data_ptr()};
+  const AttentionOutputs out{view(made.o), made.lse.mutable_data_ptr()};
   TorchExecutor executor;
 
   const bool keep = keep_plan && shape.slots() > 0;
+  if (keep && plan) made.kept = torch::stable::clone(*plan);
   if (sequences) {
     const SequencePlans each(kWho, *sequences, options, q, k);
     if (plan) {
       hsattn::attention_forward(in, each.sequences, each.views(kWho, *plan), out, executor);
-      return {o, lse, keep ? torch::stable::clone(*plan) : no_lists(q)};
+    } else {
+      if (keep) made.kept = each.new_lists(q, shape);
+      hsattn::attention_forward(in, each.sequences, options, out, keep ? ids(*made.kept) : nullptr, executor);
     }
-    const Tensor kept = keep ? each.new_lists(q, shape) : no_lists(q);
-    hsattn::attention_forward(in, each.sequences, options, out, keep ? ids(kept) : nullptr, executor);
-    return {o, lse, kept};
-  }
-  if (plan) {
+  } else if (plan) {
     hsattn::attention_forward(in, plan_view(kWho, shape, *plan), out, executor);
-    return {o, lse, keep ? torch::stable::clone(*plan) : no_lists(q)};
+  } else {
+    if (keep) made.kept = new_lists(q, shape);
+    hsattn::attention_forward(in, options, out, keep ? ids(*made.kept) : nullptr, executor);
   }
-  const Tensor kept = keep ? new_lists(q, shape) : no_lists(q);
-  hsattn::attention_forward(in, options, out, keep ? ids(kept) : nullptr, executor);
-  return {o, lse, kept};
+  return made;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                     const std::optional<Tensor>& plan, const std::string& pattern,
+                                                     bool causal, const Budgets& budgets, std::optional<double> scale,
+                                                     bool keep_plan, const std::optional<Tensor>& sequences,
+                                                     const std::optional<Tensor>& pooled_k,
+                                                     const std::optional<Tensor>& pooled_v) {
+  const Forward made =
+      forward(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences, pooled_k, pooled_v);
+  return {made.o, made.lse, made.kept ? *made.kept : no_lists(q)};
 }
 
 std::tuple<Tensor, Tensor> attention_no_grad(const Tensor& q, const Tensor& k, const Tensor& v,
@@ -80,9 +94,8 @@ std::tuple<Tensor, Tensor> attention_no_grad(const Tensor& q, const Tensor& k, c
                                              const std::optional<Tensor>& sequences,
                                              const std::optional<Tensor>& pooled_k,
                                              const std::optional<Tensor>& pooled_v) {
-  const auto [o, lse, none] =
-      attention_forward(q, k, v, plan, pattern, causal, budgets, scale, false, sequences, pooled_k, pooled_v);
-  return {o, lse};
+  const Forward made = forward(q, k, v, plan, pattern, causal, budgets, scale, false, sequences, pooled_k, pooled_v);
+  return {made.o, made.lse};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(

@@ -59,7 +59,7 @@ struct SdpaWay {
 
 SdpaWay faster_way(const BenchTensors& t, const std::vector<Tensor>& queries) {
   const Index group = t.q.size(1) / t.k.size(1);
-  const SdpaWay expanded{t.k.repeat_interleave(group, 1), t.v.repeat_interleave(group, 1), false};
+  SdpaWay expanded{t.k.repeat_interleave(group, 1), t.v.repeat_interleave(group, 1), false};
   const SdpaWay grouped{t.k, t.v, true};
   if (group == 1) return expanded;
   std::vector<double> times[2];

@@ -64,7 +64,8 @@ EvalResult evaluate_model(Transformer& model, const TokenFile& text, Index conte
   result.context = context;
   result.tokens = result.windows * context;
   result.loss = sum / (windows * static_cast<double>(context));
-  result.loss_last_quarter = context >= 4 ? sum_last / (windows * static_cast<double>(context / 4)) : result.loss;
+  const Index quarter = context / 4;
+  result.loss_last_quarter = quarter > 0 ? sum_last / (windows * static_cast<double>(quarter)) : result.loss;
   result.attended_tokens = statistics.attended_per_call();
   result.attention_share = statistics.seconds / seconds;
   result.forward_ms = 1e3 * median(times);

@@ -46,7 +46,7 @@ ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v
   const auto pool = [&](const at::Tensor& x, const at::Tensor& made) {
     const at::Tensor sums = at::zeros({entries, x.size(1)}, x.options()), rows = x.index_select(0, index);
     if (pooling == Pooling::kMax) return sums.index_reduce(0, entry, rows, "amax", /*include_self=*/false);
-    const at::Tensor means = sums.index_add(0, entry, rows) / count.unsqueeze(1);
+    at::Tensor means = sums.index_add(0, entry, rows) / count.unsqueeze(1);
     if (node_rows.empty()) return means;
     return means.index_copy(0, at::tensor(entry_of_node), made.index_select(0, at::tensor(node_rows)));
   };

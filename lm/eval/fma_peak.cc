@@ -28,7 +28,7 @@ constexpr long kRounds = 200'000;  // of kSums instructions: about 1 ms
     Vector sums[kSums] = {};                                         \
     const auto half = a_half;                                        \
     for (long i = 0; i < kRounds; ++i) {                             \
-      _Pragma("GCC unroll 12") for (Vector& sum : sums) {            \
+      _Pragma("GCC unroll 12") for (auto& sum : sums) {              \
         sum = step;                                                  \
         HSATTN_KEEP(sum);                                            \
       }                                                              \

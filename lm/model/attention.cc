@@ -52,7 +52,8 @@ double average_listed_tokens(const Tensor& kept, Index block) {
   const auto* ids = kept.const_data_ptr<int32_t>();
   Index listed = 0;
   for (Index i = 0; i < kept.numel(); ++i) listed += ids[i] >= 0;
-  return static_cast<double>(listed * block) / static_cast<double>(kept.numel() / kept.size(-1));
+  const Index lists = kept.numel() / kept.size(-1);
+  return static_cast<double>(listed * block) / static_cast<double>(lists);
 }
 
 // A pooler with parameters, flat: from keys and values of tokens to those of nodes.

@@ -72,7 +72,8 @@ SafeTensors read_safetensors(const std::string& path) {
   return content;
 }
 
-void copy_tensor(const SafeTensors& content, const std::string& name, const std::string& path, at::Tensor target) {
+void copy_tensor(const SafeTensors& content, const std::string& name, const std::string& path,
+                 const at::Tensor& target) {
   const at::Tensor& source = content.at(name, path);
   if (source.sizes() != target.sizes() || source.scalar_type() != target.scalar_type()) {
     throw FileError(concat(path, ": ", name, " is ", source.sizes(), " of ", c10::toString(source.scalar_type()),

@@ -25,6 +25,7 @@ void write_safetensors(const std::string& path, const SafeTensors& content);
 SafeTensors read_safetensors(const std::string& path);
 
 /// Sets `target` to the tensor `name`. Throws FileError if shapes or types differ.
-void copy_tensor(const SafeTensors& content, const std::string& name, const std::string& path, at::Tensor target);
+void copy_tensor(const SafeTensors& content, const std::string& name, const std::string& path,
+                 const at::Tensor& target);
 
 }  // namespace hsattn::lm

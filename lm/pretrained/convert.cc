@@ -168,11 +168,11 @@ class Converter {
   // [texts] of perplexity, as shares.
   std::vector<double> changes(const std::vector<double>& losses) const {
     std::vector<double> changes;
-    const std::size_t per_text = losses.size() / texts_.size();
+    const std::size_t per_text = losses.size() / texts_.size(), windows = per_text / 2;
     for (std::size_t text = 0; text < texts_.size(); ++text) {
       double sum = 0;
       for (std::size_t i = 0; i < per_text; i += 2) sum += losses[text * per_text + i] - full_[text * per_text + i];
-      changes.push_back(std::expm1(sum / static_cast<double>(per_text / 2)));
+      changes.push_back(std::expm1(sum / static_cast<double>(windows)));
     }
     return changes;
   }

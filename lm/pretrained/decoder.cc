@@ -71,7 +71,7 @@ Decoder::Decoder(const PretrainedConfig& config, const Weights& weights, at::Sca
     : config_(config), rotary_(config) {
   const PretrainedConfig& c = config_;
   const Loader load(weights, type);
-  const auto read = [&](auto... arguments) {
+  const auto read = [&](const auto&... arguments) {
     auto [matrix, bias] = load.stacked(arguments...);
     return Linear{matrix, bias};
   };

@@ -30,7 +30,7 @@ Tensor rotary_frequencies(const RopeConfig& rope, Index dim, Index longest, Inde
     const auto d = static_cast<double>(dim);
     base *= std::pow(rope.factor * length / made_for - (rope.factor - 1), d / (d - 2));
   }
-  const Tensor frequency = 1.0 / at::pow(base, at::arange(0, dim, 2, at::kFloat) / static_cast<double>(dim));
+  Tensor frequency = 1.0 / at::pow(base, at::arange(0, dim, 2, at::kFloat) / static_cast<double>(dim));
   switch (rope.type) {
     case RopeConfig::Type::kDefault:
     case RopeConfig::Type::kDynamic:

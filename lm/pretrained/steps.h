@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <functional>
 #include <string>
 
@@ -15,7 +16,9 @@ using ProgressFunction = std::function<void(Index done, Index all, const std::st
 
 class Steps {
  public:
-  struct Interrupted {};
+  struct Interrupted : std::exception {
+    const char* what() const noexcept override { return "interrupted"; }
+  };
 
   /// Both outlive this.
   Steps(const std::atomic<bool>& interrupted, const ProgressFunction& progress)

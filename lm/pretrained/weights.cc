@@ -31,7 +31,7 @@ Weights::Weights(const std::string& folder) : folder_(folder) {
   }
 }
 
-void Weights::copy(const std::string& name, at::Tensor target) const {
+void Weights::copy(const std::string& name, const at::Tensor& target) const {
   const auto found = places_.find(name);
   if (found == places_.end()) throw FileError(concat(folder_, ": no tensor ", name, ", which config.json asks for"));
   const TensorPlace& place = *found->second.tensor;

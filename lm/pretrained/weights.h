@@ -20,7 +20,7 @@ class Weights {
   bool has(const std::string& name) const { return places_.contains(name); }
   /// Copies a tensor of F32, BF16, F16 or F64 into `target`, converting. Throws FileError: it is not there, or its
   /// shape is another; Unsupported: its type.
-  void copy(const std::string& name, at::Tensor target) const;
+  void copy(const std::string& name, const at::Tensor& target) const;
   /// Names that copy() was not asked for yet, in order. Buffers that older versions saved beside weights are not among
   /// them.
   std::vector<std::string> unused() const;

@@ -15,7 +15,6 @@
 namespace hsattn {
 namespace {
 
-using testing::Problem;
 using testing::Random;
 using testing::Tensor;
 using testing::uniform;

@@ -87,6 +87,7 @@ double distance(const Tensor<float>& a, const Tensor<float>& b, Index t) {
 Index moved_lists(const Plan& a, const Plan& b, Index first_query_after) {
   Index count = 0;
   const Index slots = a.shape.slots(), queries = a.shape.queries;
+  if (slots == 0) return 0;
   for (Index at = 0; at < std::ssize(a.blocks); ++at) {
     if (at / slots % queries < first_query_after) count += a.blocks[at] != b.blocks[at];
   }

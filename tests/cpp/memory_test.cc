@@ -20,7 +20,6 @@ using testing::out_of_memory_message;
 using testing::Problem;
 using testing::smallest_budgets;
 using testing::Solution;
-using testing::Tensor;
 using testing::Tensors;
 
 [[maybe_unused]] Problem small_problem(Index queries) {

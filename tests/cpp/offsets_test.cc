@@ -17,10 +17,14 @@ constexpr Index kBillion = 1000000000;
 
 TEST(Offsets, RowsLieWhereTheStridesSay) {
   // Addresses only; nothing is read.
-  float* const base = nullptr;
+  float here = 0;
+  float* const base = &here;
+  const auto floats_to = [&](const float* row) {
+    return static_cast<Index>(reinterpret_cast<std::uintptr_t>(row) - reinterpret_cast<std::uintptr_t>(base)) / 4;
+  };
   const View v{base, DType::kFloat32, 4, 4, 40, 64, 16 * kBillion, 4 * kBillion, kBillion / 10};
   const auto offset = [&](Index batch, Index head, Index token) {
-    return static_cast<Index>(reinterpret_cast<std::uintptr_t>(rows_of<float>(v, batch, head).row(token))) / 4;
+    return floats_to(rows_of<float>(v, batch, head).row(token));
   };
   EXPECT_EQ(offset(0, 0, 39), 39 * kBillion / 10);
   EXPECT_EQ(offset(0, 3, 0), 12 * kBillion);
@@ -29,7 +33,7 @@ TEST(Offsets, RowsLieWhereTheStridesSay) {
   EXPECT_EQ((View{nullptr, DType::kFloat32, 8, 8, 1 << 20, 128}.elements()), Index{1} << 33);
   const Rows<float> contiguous =
       rows_of<float>(contiguous_view<void*>(base, DType::kFloat32, 2, 8, 1 << 22, 128), 1, 7);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(contiguous.row((1 << 22) - 1)) / 4, (std::uintptr_t{1} << 33) - 128);
+  EXPECT_EQ(floats_to(contiguous.row((1 << 22) - 1)), (Index{1} << 33) - 128);
 }
 
 // A tensor in reserved addresses, of which only the pages of its rows ever get memory.

@@ -15,7 +15,6 @@ namespace {
 using testing::kListingPatterns;
 using testing::Problem;
 using testing::Random;
-using testing::uniform;
 
 // A plan of these patterns needs no more of the tensors than their sizes.
 Plan plan_for(const PlanOptions& options, Index queries, Index keys, Index kv_heads = 1) {

@@ -260,7 +260,8 @@ TEST(Tasks, EveryQuestionAsksForAFactOfItsSample) {
         const auto mark = static_cast<std::size_t>(answer.begin - 1), question = sample.rfind('?', mark);
         const std::string tag = sample.substr(question + 1, mark - question - 1),
                           value = sample.substr(mark + 1, static_cast<std::size_t>(answer.end - answer.begin));
-        EXPECT_EQ(sample.find(tag + ":" + value + ";"), question - static_cast<std::size_t>(answer.distance)) << name;
+        EXPECT_EQ(sample.find(concat(tag, ":", value, ";")), question - static_cast<std::size_t>(answer.distance))
+            << name;
       }
     }
     std::vector<std::int64_t> held_out(512), trained(512);

@@ -164,7 +164,7 @@ const Damage kDamages[] = {
     {"empty", "at least 64", [](std::string& f) { f.clear(); }},
     {"cut in the header", "at least 64", [](std::string& f) { f.resize(63); }},
     {"cut in the tokens", "bytes of tokens", [](std::string& f) { f.pop_back(); }},
-    {"longer", "bytes of tokens", [](std::string& f) { f += "x"; }},
+    {"longer", "bytes of tokens", [](std::string& f) { f += 'x'; }},
     {"wrong magic", "not a token file", [](std::string& f) { f[0] = 'X'; }},
     {"wrong version", "version 3", [](std::string& f) { put<std::uint32_t>(f, 8, 3); }},
     {"wrong width", "bytes per token", [](std::string& f) { put<std::uint32_t>(f, 12, 3); }},

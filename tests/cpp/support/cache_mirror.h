@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/cached.h"
@@ -56,7 +57,7 @@ struct CacheMirror {
     std::vector<Tokens> children;
     for (const Index parent : parents) children.push_back(sequences[parent]);
     cache.reorder(parents);
-    sequences = children;
+    sequences = std::move(children);
   }
   void save_and_load() {
     const std::string path = ::testing::TempDir() + "hsattn_cache_test" + std::to_string(getpid());
