@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <iomanip>
 #include <numeric>
 #include <optional>
 #include <sstream>
+#include <type_traits>
 
 namespace hsattn::cli {
 namespace {
@@ -65,7 +67,9 @@ class Setter : public lm::OptionVisitor {
     const std::string word = text();
     T value{};
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
-    if (error != std::errc() || end != word.data() + word.size()) {
+    bool right = error == std::errc() && end == word.data() + word.size();
+    if constexpr (std::is_floating_point_v<T>) right = right && std::isfinite(value);
+    if (!right) {
       throw UsageError("--" + name_ + " is " + word + "; " + kind + " is right");
     }
     return value;

@@ -30,7 +30,8 @@ Summary summary_of(const std::vector<lm::TheoryCase>& cases) {
   Summary summary;
   for (const lm::TheoryCase& c : cases) {
     const double floor = kRounding * c.result.diameter;
-    if (c.result.error > c.result.bound * (1 + 1e-9) + floor) ++summary.exceeded;
+    const bool holds = c.result.error <= c.result.bound * (1 + 1e-9) + floor;  // not of NaN
+    if (!holds) ++summary.exceeded;
     if (c.result.bound > 1e3 * floor) summary.tightness.push_back(c.result.error / c.result.bound);
   }
   return summary;

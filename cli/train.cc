@@ -145,7 +145,7 @@ void print(std::ostream& out) {
 }  // namespace
 
 Command train_command() {
-  return {"train", "train a language model on bytes",
+  return {"train", "train a language model on prepared text",
           "  hsattn train --data runs/data --run runs/hsa --attention hsa --context 4096 --steps 600\n"
           "  hsattn train --data runs/data --run runs/sdpa --attention sdpa --context 4096 --steps 600\n"
           "  hsattn train --data runs/data --run runs/pooled --pooling attention --context 4096 --steps 600\n"

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
+#include "hsattn/base/error.h"
 #include "lm/data/batches.h"
 #include "lm/data/token_file.h"
 #include "lm/eval/text_units.h"
@@ -53,7 +55,12 @@ EvalResult evaluate_model(Transformer& model, const TokenFile& text, Index conte
     }
     times.push_back(seconds_since(began));
     losses = losses.to(at::kDouble);
-    sum += losses.sum().item<double>();
+    const double sum_of_window = losses.sum().item<double>();
+    if (!std::isfinite(sum_of_window)) {
+      throw Error(
+          concat("the model's losses at token ", start, " and behind are not finite; its weights may be broken"));
+    }
+    sum += sum_of_window;
     sum_last += losses.slice(0, context - context / 4).sum().item<double>();
     if (progress) progress(static_cast<Index>(times.size()), static_cast<Index>(starts.size()));
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "hsattn/base/error.h"
 #include "lm/data/files.h"
@@ -179,6 +180,9 @@ std::vector<double> Runtime::losses(const std::vector<Token>& tokens) {
         log_p.gather(1, all.slice(0, first + 1, end + 1).unsqueeze(1)).neg().to(at::kDouble).contiguous();
     losses.insert(losses.end(), loss.const_data_ptr<double>(), loss.const_data_ptr<double>() + loss.numel());
   });
+  if (!std::all_of(losses.begin(), losses.end(), [](double loss) { return std::isfinite(loss); })) {
+    throw Error(concat("the model's losses of ", losses.size(), " tokens are not finite; its weights may be broken"));
+  }
   return losses;
 }
 

@@ -31,6 +31,10 @@ Token Sampler::next(std::span<float> logits, std::span<const Token> context) {
       if (token < logits.size()) logits[token] = logits[token] < 0 ? logits[token] * penalty : logits[token] / penalty;
     }
   }
+  if (std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); })) {
+    throw Error(
+        concat("the model's logits behind ", context.size(), " tokens are not numbers; its weights may be broken"));
+  }
   if (options_.temperature > 0) return draw(logits);
   return static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }

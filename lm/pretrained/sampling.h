@@ -26,6 +26,7 @@ class Sampler {
 
   /// `logits` [vocabulary], changed by the call; `context`: the tokens so far. First the penalty, then the temperature,
   /// top_k and top_p, as transformers has it. Of equal logits the lowest token comes first.
+  /// Throws Error if a logit is NaN.
   Token next(std::span<float> logits, std::span<const Token> context);
 
  private:

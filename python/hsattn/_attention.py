@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hsattn._baselines import BASELINES, baseline_attention
-from hsattn._ops import computable, ops
+from hsattn._ops import attention_with_gradient, computable, ops, transformed
 from hsattn._options import Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
 
@@ -112,7 +112,8 @@ def attention(
 
     Raises:
         TypeError for a wrong type, ValueError for an option that cannot be, RuntimeError for shapes or budgets that do
-        not fit, NotImplementedError for CUDA tensors, dropout, soft-capping, masks and double backward.
+        not fit, NotImplementedError for CUDA tensors, dropout, soft-capping, masks, double backward, derivatives in
+        forward mode, torch.func.grad and vjp.
     """
     refuse_unsupported("hsattn.attention", unsupported)
     if pattern in BASELINES:
@@ -126,6 +127,9 @@ def attention(
         rules = {"pattern": pattern, "causal": causal, "scale": scale, "features": features, "seed": seed}
         rules |= {"projections": projections, "segment": segment, "sequences": sequences}
         return baseline_attention("hsattn.attention", q, k, v, **rules)
+    for name, given, owner in (("projections", projections, "linformer"), ("features", features, "performer")):
+        if given is not None:
+            raise ValueError(f"hsattn.attention: {name} are {owner}'s; they were given, pattern is {pattern!r}")
     budgets = budgets_of(
         "hsattn.attention",
         window=window,
@@ -153,10 +157,14 @@ def attention(
         lists = plans[0].kept if sequences is None else torch.cat([one.kept.flatten() for one in plans])
     pooled_k, pooled_v = _nodes("hsattn.attention", pooled, budgets)
     q, k, v = (computable("hsattn.attention", name, t) for name, t in (("q", q), ("k", k), ("v", v)))
+    if transformed() and any(torch._C._functorch.is_gradtrackingtensor(t) for t in (q, k, v)):
+        raise NotImplementedError(
+            "hsattn.attention: torch.func.grad and vjp are not supported; backward() and torch.autograd.grad() are"
+        )
     rules = (pattern, causal, list(budgets), scale)
     sources = (q, k, v) if pooled is None else (q, k, v, pooled_k, pooled_v)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
-        o, lse, _ = ops.attention_forward(q, k, v, lists, *rules, plan is None, sequences, pooled_k, pooled_v)
+    if torch.is_grad_enabled() and (transformed() or any(t.requires_grad for t in sources)):
+        o, lse, _ = attention_with_gradient(q, k, v, lists, *rules, plan is None, sequences, pooled_k, pooled_v)
     else:
         o, lse = ops.attention_no_grad(q, k, v, lists, *rules, sequences, pooled_k, pooled_v)
     return (o, lse) if return_lse else o

@@ -159,10 +159,10 @@ class Cache:
         cache._own(handle, _DTYPES[dtype], pattern)
         return cache
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
+    def __deepcopy__(self, memo: Any = None) -> Cache:
         raise TypeError("hsattn.Cache: it cannot be copied; fork() shares what it holds, save() and load() copy it")
 
-    __copy__ = __reduce__ = __deepcopy__
+    __copy__ = __reduce__ = __reduce_ex__ = __deepcopy__
 
     def __repr__(self) -> str:
         return f"hsattn.Cache({self.pattern!r}, {self.dtype}, lengths={self.lengths}, nbytes={self.nbytes})"

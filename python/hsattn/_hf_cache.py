@@ -129,7 +129,7 @@ class PyramidLayer(DynamicLayer):
             raise ValueError(f"{_WHO}: crop takes {tokens_to_remove} tokens; a negative number of them is right")
         if self._cache is None:
             return
-        self._length += tokens_to_remove
+        self._length = max(0, self._length + tokens_to_remove)
         for row, padding in enumerate(self._padding):
             had = self._cache.lengths[row]
             self._cache.crop(min(had, max(0, self._length - padding)), row)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch.autograd import forward_ad
 
 from hsattn._options import Budgets
 
@@ -35,6 +36,8 @@ def computable(who: str, name: str, t: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
     if t.dtype not in _COMPUTED:
         raise TypeError(f"{who}: {name} has type {t.dtype}; torch.float32, bfloat16, float16 and float64 are supported")
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None:
+        raise NotImplementedError(f"{who}: {name} has a tangent; derivatives in forward mode (jvp) are not supported")
     if t.dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
         return t.to(torch.get_autocast_dtype("cpu"))
     return t
@@ -145,8 +148,8 @@ def _backward(ctx, dout, dlse, _):
     options = (*ctx.options, sequences)
     dq = dk = dv = dpooled_k = dpooled_v = None
     if dout is not None:
-        found = ops.attention_backward(dout, q, k, v, o, lse, kept, *options, pooled_k, pooled_v)
-        dq, dk, dv, dpooled_k, dpooled_v = found
+        inputs = (dout, q, k, v, o, lse, kept, *options, pooled_k, pooled_v)
+        dq, dk, dv, dpooled_k, dpooled_v = _below_autograd(ops.attention_backward, *inputs)
     if dlse is not None:
         of_lse = _backward_of_lse(dlse, q, k, lse, kept, *options, pooled_k)
         dq, dk, dpooled_k = (b if a is None else a + b for a, b in zip((dq, dk, dpooled_k), of_lse, strict=True))
@@ -181,6 +184,40 @@ def no_double_backward(ctx, *grads):
 
 torch.library.register_autograd("hsattn::attention_forward", _backward, setup_context=_save)
 torch.library.register_autograd("hsattn::attention_backward", no_double_backward)
+
+
+def transformed() -> bool:
+    """Whether a call is made below torch.vmap() or its like, where tensors do not tell that they require gradients."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _below_autograd(op, *inputs):
+    """`op`, whose gradient nobody will ask for; torch's own way to the kernel of an op with a registered backward leads
+    through Python."""
+    if _traced() or torch.is_grad_enabled():
+        return op(*inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*inputs)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _below_autograd(ops.attention_forward, *inputs)
+        _save(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_backward)
+
+
+def attention_with_gradient(*inputs):
+    """ops.attention_forward. What is registered above serves whoever traces; calls that run at once are shorter by this
+    way, which knows the same functions (`bench/python_calls.py`)."""
+    return ops.attention_forward(*inputs) if _traced() else _Attention.apply(*inputs)
 
 
 def _save_pool(ctx, inputs, output):

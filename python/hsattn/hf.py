@@ -39,7 +39,7 @@ __all__ = ["Cache", "attention_forward", "configure", "options_of"]
 
 # What configure() may set: the options of attention() that are not the call's own.
 _OPTIONS = frozenset(inspect.signature(attention).parameters) - {
-    *("q", "k", "v", "causal", "scale", "plan", "sequences", "return_lse", "unsupported"),
+    *("q", "k", "v", "causal", "scale", "plan", "sequences", "pooled", "projections", "return_lse", "unsupported"),
 }
 # Arguments of some models' attention that would change the result.
 _UNSUPPORTED = {
@@ -191,7 +191,7 @@ def _check_options(options: dict[str, Any]) -> None:
                 f"hsattn.hf.configure: there is no option {name!r} to set; there are {', '.join(sorted(_OPTIONS))}"
             )
     token = torch.zeros(1, 1, 1, 8)
-    attention(token, token, token, **options)
+    attention(token, token, token, scale=1.0, **options)  # models give a scale
 
 
 def _config_with_budgets(read: Any) -> Any:

@@ -4,6 +4,7 @@ import json
 import struct
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_folders import make_folder
 
 REFUSED = [
@@ -114,3 +115,15 @@ def test_damaged_small_files(hsattn, folder):
 )
 def test_options_that_cannot_be(hsattn, folder, options, message):
     assert_refused(generate(hsattn, folder, *options), message, code=2 if "runs with" not in message else 1)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_weights_that_are_no_numbers(hsattn, folder, tmp_path, temperature):
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, weights, {"format": "pt"})
+    assert_refused(generate(hsattn, folder, "--temperature", temperature), "tokens are not numbers; its weights may be")
+    (tmp_path / "text.txt").write_text("some text " * 40)
+    done = hsattn("eval", "--model", folder, "--text", tmp_path / "text.txt", "--context", 64, "--threads", 1)
+    assert_refused(done, "losses of 64 tokens are not finite; its weights may be broken")

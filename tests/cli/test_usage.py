@@ -35,6 +35,8 @@ def test_each_command_explains_its_options_and_gives_examples(hsattn, command):
         (("fly",), "unknown command fly"),
         (("train", "--learning-rat", "1"), "did you mean --learning-rate?"),
         (("train", "word"), "unexpected word word"),
+        (("train", "--learning-rate", "inf"), "--learning-rate is inf; a number is right"),
+        (("train", "--learning-rate", "nan"), "--learning-rate is nan; a number is right"),
         (("train",), "no --run"),
         (("train", "--run", "x"), "no --data"),
         (("train", "--run", "x", "--data", "y", "--steps", "many"), "--steps is many; a whole number is right"),

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 
 import pytest
 import torch
@@ -143,3 +144,9 @@ def test_inside_a_compiled_function():
     with torch.no_grad():
         found = [step(*(cut(t, i, i + 50) for t in (q, k, v))) for i in (0, 50)]
     assert torch.equal(torch.cat(found, 2), hsattn.attention(q, 2 * k, v, **SMALL) + 1)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_copy_is_refused(copied):
+    with pytest.raises(TypeError, match=r"it cannot be copied; fork\(\) shares what it holds"):
+        copied(hsattn.Cache(2, 16))

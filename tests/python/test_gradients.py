@@ -100,3 +100,43 @@ def test_double_backward_is_refused():
     (dq,) = torch.autograd.grad(o.sum(), q, create_graph=True)
     with pytest.raises(NotImplementedError, match="double backward"):
         dq.sum().backward()
+
+
+@pytest.mark.parametrize("pattern", ["hsa", "linear"])
+def test_derivatives_in_forward_mode_are_refused(pattern):
+    q, k, v = problem(40)
+    with pytest.raises(NotImplementedError, match="q has a tangent; derivatives in forward mode"):
+        torch.func.jvp(lambda q: hsattn.attention(q, k, v, pattern=pattern), (q,), (torch.ones_like(q),))
+
+
+def test_gradients_of_functions_are_refused():
+    q, k, v = problem(40)
+    with pytest.raises(NotImplementedError, match=r"torch\.func\.grad and vjp are not supported"):
+        torch.func.grad(lambda q: hsattn.attention(q, k, v).sum())(q)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_reach_through_vmap():
+    x = torch.randn(3, 1, 2, 40, 16, requires_grad=True)
+    w = torch.randn(16, 16, requires_grad=True)
+
+    def loss_of(call):
+        return call(lambda x: hsattn.attention(x, x @ w, x, **SMALL)).square().sum()
+
+    one_by_one = torch.autograd.grad(loss_of(lambda attend: torch.stack([attend(part) for part in x])), (x, w))
+    at_once = torch.autograd.grad(loss_of(lambda attend: torch.vmap(attend)(x)), (x, w))
+    torch.testing.assert_close(at_once, one_by_one, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("far_field", [True, False])
+def test_the_op_that_compilers_trace_gives_the_bits_of_the_call(far_field, monkeypatch):
+    tensors, options = problem(300, grad=True), {**SMALL, "far_field": far_field}
+
+    def solution():
+        o, lse = hsattn.attention(*tensors, **options, return_lse=True)
+        return o, lse, *torch.autograd.grad(o.sin().sum() + lse.sum(), tensors)
+
+    at_once = solution()
+    monkeypatch.setattr("hsattn._ops._traced", lambda: True)
+    for found, right in zip(at_once, solution(), strict=True):
+        assert torch.equal(found, right)

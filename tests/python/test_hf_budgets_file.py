@@ -77,3 +77,16 @@ def test_wrong_files_are_named(folder, text, message):
     with pytest.raises(ValueError, match=r"hsattn\.json: ") as error:
         _load(folder)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"pattern": "linear"}, RuntimeError, r"elu \+ 1 has none"),  # which models' attention gives
+        ({"pooled": None}, TypeError, "no option 'pooled' to set"),
+        ({"projections": None}, TypeError, "no option 'projections' to set"),
+    ],
+)
+def test_what_no_layer_could_do_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        hsattn.hf.configure(tiny_model("llama"), **options)

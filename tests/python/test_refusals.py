@@ -44,6 +44,8 @@ from hsattn._ops import ops
             "far_field was given; pattern 'longformer' has none",
         ),
         ({"mass": 0.9, "pattern": "sparse_transformer"}, ValueError, "mass was given; pattern 'sparse_transformer'"),
+        ({"projections": (1, 2)}, ValueError, "projections are linformer's; they were given, pattern is 'hsa'"),
+        ({"features": torch.zeros(4, 64)}, ValueError, "features are performer's; they were given"),
         ({"scale": float("nan")}, RuntimeError, "scale is nan; it must be finite"),
     ],
 )
