@@ -24,9 +24,9 @@ struct ReproduceCommandOptions : lm::Options {
   bool keep_going = false;
 
   void visit(lm::OptionVisitor& option) override {
-    option(
-        "experiment", experiment,
-        "table51 | scaling | patterns | levels | pooling | theory | retrieval | all; also without the option's name");
+    option("experiment", experiment,
+           "table51 | scaling | patterns | levels | pooling | theory | retrieval | all, which is also what none says; "
+           "the option's name may be left out");
     option("preset", preset, "quick (15 minutes) | small (10 hours) | paper (117M parameters, speed and memory alone)");
     option("out", out, "folder of the results; runs/reproduce-PRESET unless given");
     option("text", text, "what is trained on: files or a folder, as `hsattn prepare` reads them");

@@ -208,13 +208,15 @@ def _config_with_budgets(read: Any) -> Any:
         path = Path(pretrained_model_name_or_path) / (others.get("subfolder") or "") / "hsattn.json"
         config, unused = read(cls, pretrained_model_name_or_path, **others)
         if config and path.is_file():
-            config.get("text_config", config)["hsattn"] = _read_budgets(path)
+            of_text = config.get("text_config", config)
+            of_text["hsattn"] = _read_budgets(path, of_text.get("num_hidden_layers"))
         return config, unused
 
     return classmethod(get_config_dict)
 
 
-def _read_budgets(path: Path) -> dict[str, Any]:
+def _read_budgets(path: Path, count: int | None) -> dict[str, Any]:
+    """`count`: of the model's layers, if its config says so."""
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -222,6 +224,9 @@ def _read_budgets(path: Path) -> dict[str, Any]:
     layers = options.get("layers", {}) if isinstance(options, dict) else None
     if not isinstance(layers, dict) or not all(isinstance(own, dict) for own in layers.values()):
         raise ValueError(f"{path}: an object of options, with an object for each of its layers, is right")
+    for name in layers:
+        if count is not None and name not in map(str, range(count)):
+            raise ValueError(f"{path}: layers names {name!r}; there are 0 to {count - 1}")
     options.pop("measured", None)  # for people
     try:
         for own in ({}, *layers.values()):

@@ -70,6 +70,8 @@ def test_what_is_not_a_folder_with_the_file_is_as_it_was(tmp_path):
         ('{"layers": {"0": 3}}', "an object of options, with an object for each of its layers, is right"),
         ('{"top_q": 3}', "there is no option 'top_q' to set"),
         ('{"layers": {"0": {"block": 7}}}', "block is 7"),
+        ('{"layers": {"9": {"top_k": 64}}}', "layers names '9'; there are 0 to"),
+        ('{"layers": {"one": {}}}', "layers names 'one'; there are 0 to"),
     ],
 )
 def test_wrong_files_are_named(folder, text, message):
