@@ -167,3 +167,13 @@ def test_without_the_mask_function_rows_differ():
         assert not torch.equal(_generate(model, *_prompts(), **WAYS[way]), right), way
     given = tokens(1, LENGTHS[0])
     assert not torch.equal(_generate(model, given, **WAYS["static cache"]), _generate(model, given))
+
+
+@torch.no_grad()
+def test_a_crop_beyond_the_start_leaves_an_empty_cache():
+    model, given = _model(), tokens(1, 20)
+    cache = hsattn.hf.Cache(model)
+    right = model(given, past_key_values=cache).logits
+    cache.crop(-25)
+    assert cache.get_seq_length() == 0
+    assert torch.equal(model(given, past_key_values=cache).logits, right)
