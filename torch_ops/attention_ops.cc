@@ -32,7 +32,7 @@ std::optional<ConstNodes> views_of(const std::optional<Pooled>& pooled) {
   return pooled ? std::optional(pooled->views()) : std::nullopt;
 }
 
-// What a forward pass leaves; without lists `kept` is empty: a tensor of none costs a call on one token a tenth of it.
+// What a forward pass leaves; `kept` only where lists are to be kept.
 struct Forward {
   Tensor o, lse;
   std::optional<Tensor> kept;

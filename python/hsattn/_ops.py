@@ -192,7 +192,7 @@ def transformed() -> bool:
 
 
 def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or transformed()
 
 
 def _below_autograd(op, *inputs):
@@ -215,8 +215,8 @@ class _Attention(torch.autograd.Function):
 
 
 def attention_with_gradient(*inputs):
-    """ops.attention_forward. What is registered above serves whoever traces; calls that run at once are shorter by this
-    way, which knows the same functions (`bench/python_calls.py`)."""
+    """ops.attention_forward. The backward registered above serves whoever traces it; a call that runs at once takes
+    this way to the same _save() and _backward(), which is shorter (`bench/python_calls.py`)."""
     return ops.attention_forward(*inputs) if _traced() else _Attention.apply(*inputs)
 
 
