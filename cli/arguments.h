@@ -2,18 +2,18 @@
 #pragma once
 
 #include <ostream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "hsattn/base/error.h"
 #include "lm/options/option_visitor.h"
 
 namespace hsattn::cli {
 
-/// The command line makes no sense: exit code 2.
-class UsageError : public std::runtime_error {
+/// The command line makes no sense: exit code 2, as with every InvalidArgument.
+class UsageError : public InvalidArgument {
  public:
-  using std::runtime_error::runtime_error;
+  using InvalidArgument::InvalidArgument;
 };
 
 using Arguments = std::vector<std::string>;

@@ -26,14 +26,10 @@ struct Options : lm::BenchOptions {
 };
 
 std::vector<lm::BenchCase> checked_cases(const Options& options) {
-  try {
-    lm::check_bench_options(options);
-    check(options.fail_below >= 0, "fail_below is ", options.fail_below, "; at least 0 is right");
-    check(options.fail_below == 0 || !options.baseline.empty(), "fail_below needs a baseline; name it, too");
-    return lm::bench_cases(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_bench_options(options);
+  check(options.fail_below >= 0, "fail_below is ", options.fail_below, "; at least 0 is right");
+  check(options.fail_below == 0 || !options.baseline.empty(), "fail_below needs a baseline; name it, too");
+  return lm::bench_cases(options);
 }
 
 // Read before anything runs, so that a wrong file costs no time.

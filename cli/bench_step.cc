@@ -5,7 +5,6 @@
 
 #include "cli/commands.h"
 #include "cli/progress.h"
-#include "hsattn/base/error.h"
 #include "lm/eval/step_bench.h"
 #include "lm/options/json_options.h"
 #include "lm/train/environment.h"
@@ -122,11 +121,7 @@ void print_table(const lm::StepBenchOptions& o, const Rows& rows, std::ostream& 
 int run(const Arguments& arguments, std::ostream& out) {
   lm::StepBenchOptions options;
   parse_arguments(arguments, options);
-  try {
-    lm::check_step_bench_options(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_step_bench_options(options);
   Progress progress;
   const Rows rows = lm::bench_step(options, interrupted(), [&](const std::string& text) { progress.line(text); });
   if (options.json) {

@@ -75,11 +75,7 @@ void check_options(const lm::ChatOptions& o) {
 int run(const Arguments& arguments, std::ostream& out) {
   lm::ChatOptions options;
   parse_arguments(arguments, options);
-  try {
-    check_options(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  check_options(options);
   lm::ChatTemplate chat_template = lm::ChatTemplate::read(options.model);
   const bool one = !options.message.empty() || !options.messages.empty();
   const std::string prompt = one ? prompt_of(options, chat_template) : "";

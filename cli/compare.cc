@@ -9,7 +9,6 @@
 #include "cli/commands.h"
 #include "cli/compare_page.h"
 #include "cli/progress.h"
-#include "hsattn/base/error.h"
 #include "lm/data/files.h"
 
 namespace hsattn::cli {
@@ -129,11 +128,7 @@ void print_tables(const lm::CompareOptions& o, const lm::CompareReport& r, const
 int run(const Arguments& arguments, std::ostream& out) {
   lm::CompareOptions options;
   parse_arguments(arguments, options);
-  try {
-    lm::check_compare_options(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_compare_options(options);
   std::optional<lm::AtomicFile> page;  // before anything is measured: a place that cannot be written is refused now
   if (!options.page.empty()) page.emplace(options.page);
   lm::Runtime runtime(options);

@@ -119,11 +119,7 @@ void print_table(const lm::ConvertOptions& o, const lm::ConvertReport& r, std::o
 int run(const Arguments& arguments, std::ostream& out) {
   lm::ConvertOptions options;
   parse_arguments(arguments, options);
-  try {
-    lm::check_convert_options(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_convert_options(options);
   lm::Runtime runtime(options);
   Progress progress;
   const lm::ConvertReport report =

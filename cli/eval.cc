@@ -4,7 +4,6 @@
 #include "cli/commands.h"
 #include "cli/eval_pretrained.h"
 #include "cli/progress.h"
-#include "hsattn/base/error.h"
 #include "lm/eval/run_evaluation.h"
 #include "lm/pretrained/config.h"
 
@@ -68,11 +67,7 @@ int run(const Arguments& arguments, std::ostream& out) {
   parse_arguments(arguments, options);
   if (options.model.empty()) throw UsageError("no --model; name a run folder, a checkpoint or a .safetensors file");
   if (options.data.empty()) throw UsageError("no --data; name a folder written by `hsattn prepare`, or a token file");
-  try {
-    lm::check_eval_options(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_eval_options(options);
   Progress progress;
   const lm::EvalReport report =
       lm::run_evaluation(options, interrupted(), [&](Index done, Index all) { progress.count(done, all, "windows"); });

@@ -57,11 +57,7 @@ void write_logits(const lm::PretrainedEvalOptions& o, lm::Runtime& runtime, std:
 int eval_pretrained(const Arguments& arguments, std::ostream& out) {
   lm::PretrainedEvalOptions options;
   parse_arguments(arguments, options);
-  try {
-    lm::check_perplexity_options(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_perplexity_options(options);
   lm::Runtime runtime(options);
   if (!options.logits.empty()) {
     write_logits(options, runtime, out);

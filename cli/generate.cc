@@ -23,6 +23,7 @@ std::vector<lm::Token> prompt_of(const lm::Runtime& runtime, const lm::GenerateO
 
 void check_options(const lm::GenerateOptions& o) {
   lm::check_pretrained_options(o);
+  check_sampling_options(o.sampling.over({}));
   check(o.prompt.empty() || o.text.empty(), "--prompt and --text are given; one of them is right");
   check(!o.prompt.empty() || !o.text.empty(), "no --prompt and no --text; one of them is right");
   check(o.context >= 0, "context is ", o.context, "; at least 0 is right");
@@ -32,12 +33,7 @@ void check_options(const lm::GenerateOptions& o) {
 int run(const Arguments& arguments, std::ostream& out) {
   lm::GenerateOptions options;
   parse_arguments(arguments, options);
-  try {
-    check_options(options);
-    check_sampling_options(options.sampling.over({}));
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  check_options(options);
   lm::Runtime runtime(options);
   lm::GenerateRequest request;
   request.prompt = prompt_of(runtime, options);

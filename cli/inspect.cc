@@ -7,7 +7,6 @@
 #include "cli/commands.h"
 #include "cli/inspect_page.h"
 #include "cli/progress.h"
-#include "hsattn/base/error.h"
 #include "lm/data/files.h"
 
 namespace hsattn::cli {
@@ -52,11 +51,7 @@ int run(const Arguments& arguments, std::ostream& out) {
   parse_arguments(arguments, options);
   if (options.model.empty()) throw UsageError("no --model; name a run folder, a checkpoint or a .safetensors file");
   if (options.text.empty()) throw UsageError("no --text; name a text, .gz, .jsonl or token file");
-  try {
-    lm::check_inspect_options(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_inspect_options(options);
   const lm::InspectReport report = lm::inspect_model(options, interrupted());
   if (report.interrupted) return kInterrupted;
   lm::write_file(options.out, inspect_page(report));

@@ -71,8 +71,8 @@ int run(const Arguments& arguments) {
     const std::string who = std::string("hsattn ") + command.name + ": ";
     try {
       return run_command(command, {arguments.begin() + 1, arguments.end()});
-    } catch (const UsageError& error) {
-      std::cerr << who << error.what() << "\n";
+    } catch (const InvalidArgument& error) {  // what the command line asks for does not fit
+      std::cerr << who << first_line(error.what()) << "\n";
       return kUsage;
     } catch (const std::bad_alloc&) {
       std::cerr << who << "out of memory\n";

@@ -7,7 +7,6 @@
 
 #include "cli/commands.h"
 #include "cli/progress.h"
-#include "hsattn/base/error.h"
 
 namespace hsattn::cli {
 namespace {
@@ -108,12 +107,7 @@ int run(const Arguments& arguments, std::ostream& out) {
   parse_arguments(arguments, options);
   if (options.model.empty()) throw UsageError("no --model; name a run folder, a checkpoint or a .safetensors file");
   if (options.text.empty()) throw UsageError("no --text; name a text, .gz, .jsonl or token file");
-  lm::PatternsReport report;
-  try {
-    report = lm::measure_patterns(options, interrupted());
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  const lm::PatternsReport report = lm::measure_patterns(options, interrupted());
   if (report.interrupted) return kInterrupted;
   if (options.json) {
     print_json(options, report, out);

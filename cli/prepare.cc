@@ -91,11 +91,10 @@ lm::PrepareResult prepare_from(lm::PrepareOptions& options) {
 }
 
 lm::PrepareResult prepare_files(const lm::PrepareOptions& options) {
-  if (options.input.empty()) throw UsageError("no input; name files or folders");
+  lm::check_prepare_options(options);
   if (lm::is_corpus(options.input.front()) && !std::filesystem::exists(options.input.front())) {
     throw UsageError(options.input.front() + ": no --from; name the file or folder that was downloaded");
   }
-  if (options.out.empty()) throw UsageError("no --out; name the folder to write");
   lm::PrepareResult result = lm::prepare(options);
   for (const std::string& path : result.skipped) std::cerr << "hsattn prepare: " << path << " is no text; skipped\n";
   for (const std::string& document : result.bad) std::cerr << "hsattn prepare: " << document << "; left out\n";
@@ -110,6 +109,9 @@ int run(const Arguments& arguments, std::ostream& out) {
   if (result.interrupted) {
     std::cerr << "hsattn prepare: interrupted and saved; the same command goes on\n";
     return kInterrupted;
+  }
+  if (result.held_out_tokens == 0 && options.prepare.fraction > 0) {
+    std::cerr << "hsattn prepare: nothing is held out: there is too little text for it\n";
   }
   if (options.json) {
     print_json(options.prepare, result, out);

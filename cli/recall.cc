@@ -5,7 +5,6 @@
 
 #include "cli/commands.h"
 #include "cli/progress.h"
-#include "hsattn/base/error.h"
 
 namespace hsattn::cli {
 namespace {
@@ -38,13 +37,8 @@ int run(const Arguments& arguments, std::ostream& out) {
   if (options.model.empty()) throw UsageError("no --model; name a run folder, a checkpoint or a .safetensors file");
   if (options.data.empty()) throw UsageError("no --data; name a folder written by `hsattn task`");
   Progress progress;
-  lm::RecallReport report;
-  try {
-    report = lm::measure_recall(options, interrupted(),
-                                [&](Index done, Index all) { progress.count(done, all, "answers"); });
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  const lm::RecallReport report =
+      lm::measure_recall(options, interrupted(), [&](Index done, Index all) { progress.count(done, all, "answers"); });
   progress.finish();
   if (report.interrupted) return kInterrupted;
   if (options.json) {

@@ -139,12 +139,7 @@ int finish(const ReproduceCommandOptions& o, const lm::RunList& list, const lm::
 int run(const Arguments& arguments, std::ostream& out) {
   ReproduceCommandOptions options;
   parse_arguments(arguments, options, "experiment");
-  lm::RunList list;
-  try {
-    list = list_of(options, lm::preset_named(options.preset));
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  const lm::RunList list = list_of(options, lm::preset_named(options.preset));
   if (options.out.empty()) options.out = "runs/reproduce-" + options.preset;
   const lm::ResultFolder folder(options.out);
   const auto plan = lm::plan_of_runs(list, folder);

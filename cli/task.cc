@@ -1,5 +1,4 @@
 #include "cli/commands.h"
-#include "hsattn/base/error.h"
 #include "lm/data/tasks.h"
 
 namespace hsattn::cli {
@@ -9,11 +8,7 @@ int run(const Arguments& arguments, std::ostream& out) {
   lm::TaskOptions options;
   parse_arguments(arguments, options);
   if (options.out.empty()) throw UsageError("no --out; name the folder to write");
-  try {
-    lm::write_task(options);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::write_task(options);
   out << options.out << ": " << options.samples << " samples of " << options.length << " bytes, " << options.held_out
       << " held out\n";
   return kSuccess;

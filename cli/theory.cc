@@ -7,7 +7,6 @@
 
 #include "cli/commands.h"
 #include "cli/progress.h"
-#include "hsattn/base/error.h"
 
 namespace hsattn::cli {
 namespace {
@@ -78,12 +77,7 @@ void print_json(const lm::TheoryOptions& o, const std::vector<lm::TheoryCase>& c
 int run(const Arguments& arguments, std::ostream& out) {
   lm::TheoryOptions options;
   parse_arguments(arguments, options);
-  std::vector<lm::TheoryCase> cases;
-  try {
-    cases = lm::theory_cases(options, interrupted());
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  const std::vector<lm::TheoryCase> cases = lm::theory_cases(options, interrupted());
   if (interrupted()) return kInterrupted;
   const Summary summary = summary_of(cases);
   if (options.json) {

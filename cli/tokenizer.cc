@@ -49,6 +49,7 @@ void train(const TokenizerOptions& o, std::ostream& out) {
   if (o.split != "gpt2" && o.split != "llama3" && o.split != "qwen2") {
     throw UsageError("--split is " + o.split + "; gpt2, llama3 or qwen2 are right");
   }
+  lm::AtomicFile(o.out);  // a place that cannot be written is refused now
   Index documents = 0, bad = 0;
   lm::train_tokenizer(o.input, o.field, {o.vocabulary, o.split, o.out}, documents, bad);
   if (bad > 0) std::cerr << "hsattn tokenizer: " << bad << " bad documents were left out\n";

@@ -119,11 +119,7 @@ int run(const Arguments& arguments, std::ostream& out) {
   if (options.train.run.empty()) throw UsageError("no --run; name the folder of the run");
   if (options.resume) options.train = resumed_options(arguments, options.train.run);
   if (options.train.data.empty()) throw UsageError("no --data; name a folder written by `hsattn prepare`");
-  try {
-    lm::check_train_options(options.train);
-  } catch (const InvalidArgument& error) {
-    throw UsageError(error.what());
-  }
+  lm::check_train_options(options.train);
   Reporter reporter(options.train.steps, options.train.log_every);
   const lm::TrainResult result = lm::train(options.train, options.resume, interrupted(), reporter);
   reporter.finish();

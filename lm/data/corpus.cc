@@ -310,15 +310,12 @@ bool is_corpus(const std::string& name) { return corpus_named(name) != nullptr; 
 PrepareResult prepare_corpus(const PrepareOptions& options, const std::atomic<bool>& interrupted,
                              const std::function<void(const CorpusProgress&)>& report) {
   check(options.input.size() == 1 && is_corpus(options.input.front()),
-        "prepare: with --from one of wikitext103, openwebtext and bookcorpus is right",
+        "with --from one of wikitext103, openwebtext and bookcorpus is right",
         options.input.empty() ? "" : concat("; ", options.input.front(), " was named"));
-  check(options.held_out.empty(), "prepare: held_out does not go with --from");
-  check(options.save_every >= 1, "prepare: save_every is ", options.save_every, "; at least 1 is right");
-  check(options.fraction >= 0 && options.fraction <= 0.5, "prepare: fraction is ", options.fraction,
-        "; 0 to 0.5 is right");
-  check_repeats(options.repeats);
+  check(options.held_out.empty(), "held_out does not go with --from");
   PrepareOptions complete = options;
   if (complete.out.empty()) complete.out = "runs/" + options.input.front();
+  check_prepare_options(complete);
   return Preparation(complete, interrupted, report).run();
 }
 

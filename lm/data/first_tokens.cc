@@ -8,7 +8,9 @@
 
 namespace hsattn::lm {
 
-std::vector<std::int64_t> first_tokens(const std::string& path, Index limit, const Tokenizer* tokenizer) {
+namespace {
+
+std::vector<std::int64_t> read_first(const std::string& path, Index limit, const Tokenizer* tokenizer) {
   const auto most = static_cast<std::size_t>(limit);
   std::vector<std::int64_t> tokens;
   if (path.ends_with(".tokens")) {
@@ -32,6 +34,14 @@ std::vector<std::int64_t> first_tokens(const std::string& path, Index limit, con
     throw FileError(document.name + ": " + error.what());
   }
   tokens.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(std::min(all.size(), most)));
+  return tokens;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> first_tokens(const std::string& path, Index limit, const Tokenizer* tokenizer) {
+  std::vector<std::int64_t> tokens = read_first(path, limit, tokenizer);
+  if (tokens.empty()) throw FileError(path + ": no tokens");
   return tokens;
 }
 

@@ -72,15 +72,6 @@ Split split_tails(const std::vector<Document>& documents, double fraction) {
   return split;
 }
 
-void check_prepare_options(const PrepareOptions& o) {
-  check(!o.input.empty(), "prepare: no input; name files or folders");
-  check(!o.out.empty(), "prepare: no --out; name the folder to write");
-  check(o.split == "auto" || o.split == "document" || o.split == "tail", "prepare: split is ", o.split,
-        "; auto, document or tail are right");
-  check_repeats(o.repeats);
-  check(o.fraction >= 0 && o.fraction <= 0.5, "prepare: fraction is ", o.fraction, "; 0 to 0.5 is right");
-}
-
 void write_part(const std::string& path, const std::vector<Piece>& pieces, const PrepareOptions& options,
                 TextEncoder& encoder, std::vector<std::string>& bad) {
   TokenFileWriter writer(path, encoder.format());
@@ -98,6 +89,16 @@ void write_part(const std::string& path, const std::vector<Piece>& pieces, const
 }
 
 }  // namespace
+
+void check_prepare_options(const PrepareOptions& o) {
+  check(!o.input.empty(), "no input; name files or folders");
+  check(!o.out.empty(), "no --out; name the folder to write");
+  check(o.split == "auto" || o.split == "document" || o.split == "tail", "split is ", o.split,
+        "; auto, document or tail are right");
+  check(o.fraction >= 0 && o.fraction <= 0.5, "fraction is ", o.fraction, "; 0 to 0.5 is right");
+  check(o.save_every >= 1, "save_every is ", o.save_every, "; at least 1 is right");
+  check_repeats(o.repeats);
+}
 
 void write_summary(const PrepareOptions& o, const PrepareResult& r) {
   nlohmann::ordered_json summary = {

@@ -58,6 +58,9 @@ struct PrepareResult {
   std::vector<std::string> bad;      ///< documents that are left out, each with the reason
 };
 
+/// Throws InvalidArgument, naming the option.
+void check_prepare_options(const PrepareOptions& options);
+
 /// Writes data.json.
 void write_summary(const PrepareOptions& options, const PrepareResult& result);
 

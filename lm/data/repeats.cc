@@ -45,10 +45,10 @@ std::size_t behind_next_space(std::string_view text, std::size_t at) {
 }  // namespace
 
 void check_repeats(const Repeats& r) {
-  check(r.passage >= 0 && r.passage <= 1 << 20, "prepare: repeat_passages is ", r.passage, "; 0 to 1048576 is right");
+  check(r.passage >= 0 && r.passage <= 1 << 20, "repeat_passages is ", r.passage, "; 0 to 1048576 is right");
   if (r.passage == 0) return;
-  check(r.from >= 1 && r.to <= 1 << 30 && r.to / 2 >= r.from, "prepare: repeat_from is ", r.from, ", repeat_to is ",
-        r.to, "; 1 or more, and at least twice as much, up to 1073741824, is right");
+  check(r.from >= 1 && r.to <= 1 << 30 && r.to / 2 >= r.from, "repeat_from is ", r.from, ", repeat_to is ", r.to,
+        "; 1 or more, and at least twice as much, up to 1073741824, is right");
 }
 
 std::string with_repeats(std::string_view text, const Repeats& repeats, Index seed) {

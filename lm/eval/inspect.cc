@@ -17,16 +17,13 @@ using at::Tensor;
 
 // [1, n] tokens from the start of a text or a token file.
 Tensor read_tokens(const InspectOptions& o, const Tokenizer* tokenizer) {
-  const std::vector<int64_t> tokens = first_tokens(o.text, o.context, tokenizer);
-  check(!tokens.empty(), "inspect: ", o.text, " has no tokens");
-  return at::tensor(tokens).unsqueeze(0);
+  return at::tensor(first_tokens(o.text, o.context, tokenizer)).unsqueeze(0);
 }
 
 AttentionOptions attention_to_show(const AttentionOptions& named, const AttentionOptions& trained) {
   AttentionOptions chosen = choose_attention(named, trained);
   if (chosen.ours()) return chosen;
-  check(named.attention == kAsTrained, "inspect: attention is ", named.attention, "; one of ", patterns_for_help(),
-        " is right");
+  check(named.attention == kAsTrained, "attention is ", named.attention, "; one of ", patterns_for_help(), " is right");
   chosen.attention = "hsa";  // trained with full attention: show what HSA would hold of it, with no training
   chosen.preset = "any_model";
   chosen.apply_preset();
@@ -145,7 +142,7 @@ InspectReport inspect_model(const InspectOptions& options, const std::atomic<boo
   report.model_file = model_file_of(options.model);
   const auto model = load_model(report.model_file);
   const ModelConfig& config = model->config();
-  check(options.layer < config.layers && options.head < config.heads, "inspect: layer ", options.layer, ", head ",
+  check(options.layer < config.layers && options.head < config.heads, "layer is ", options.layer, ", head is ",
         options.head, "; the model has ", config.layers, " layers of ", config.heads, " heads");
   report.attention = attention_to_show(options.attention, config.attention);
   report.drawn_layer = options.layer < 0 ? config.layers - 1 : options.layer;

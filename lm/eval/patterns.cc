@@ -293,7 +293,6 @@ PatternsReport measure_patterns(const PatternsOptions& o, const std::atomic<bool
   report.trained_with = model->config().attention.attention;
   const auto tokenizer = tokenizer_beside(report.model_file, model->config().tokenizer);
   const std::vector<int64_t> text = first_tokens(o.text, o.context, tokenizer.get());
-  check(!text.empty(), "patterns: ", o.text, " has no tokens");
   report.text = texts_of(text, tokenizer.get());
   report.bytes = tokenizer == nullptr;
   report.tokens = static_cast<Index>(text.size());

@@ -42,9 +42,9 @@ std::vector<TheoryCase> trained_cases(const TheoryOptions& o, const std::atomic<
   attention.hsa.far_field = true;
   const PlanOptions options = attention.plan_options();
   const std::vector<int64_t> tokens = first_tokens(o.text, o.context, tokenizer_beside(file, config.tokenizer).get());
-  check(!tokens.empty(), "theory: ", o.text, " has no tokens");
   const Index heads = config.layers * config.heads, per_head = (o.cases + heads - 1) / heads;
   std::vector<TheoryCase> cases;
+  bool pooled = false;
   model->set_probe([&](Index, const Tensor& q, const Tensor& k, const Tensor& v) {
     const Tensor queries = q.detach().to(at::kFloat), keys = k.detach().to(at::kFloat).contiguous();
     const Tensor kept = plan_of(options, queries, keys);
@@ -56,12 +56,16 @@ std::vector<TheoryCase> trained_cases(const TheoryOptions& o, const std::atomic<
       for (const Index p : even_positions(q.size(2), per_head)) {
         if (interrupted || static_cast<Index>(cases.size()) == o.cases) return;
         const Tensor query = queries[0][head][p].to(at::kDouble);
-        cases.push_back({p + 1, pooled_error(row_of(query, key, value, spans_of(plan, 0, head / group, p)))});
+        const PooledRow row = row_of(query, key, value, spans_of(plan, 0, head / group, p));
+        pooled = pooled || row.first.size() <= row.scores.size();  // an entry of more than one token
+        cases.push_back({p + 1, pooled_error(row)});
       }
     }
   });
   const at::NoGradGuard no_gradient;
   model->hidden(at::tensor(tokens).unsqueeze(0));
+  check(pooled || interrupted, "nothing is pooled in ", tokens.size(), " tokens: the model's HSA attends ",
+        attention.hsa.dense_until, " whole, and window, sinks and top_k of longer ones; a longer --context is right");
   return cases;
 }
 

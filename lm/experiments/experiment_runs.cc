@@ -8,19 +8,18 @@
 
 namespace hsattn::lm {
 
-// The same function by another kernel: the models of full, read with it, in place of as long trainings again.
-void Lister::evaluate_full_with(const System& system) {
-  for (const Index seed : preset_.seeds) {
-    const std::string model = concat("table51/full/seed-", seed);
-    Words words = {"eval", "--model", folder_of(model), "--data", folder_of(kTextRun), "--attention", system.name};
-    append(words,
-           {"--context", std::to_string(preset_.context), "--windows", std::to_string(preset_.eval_windows), "--json"});
-    const double minutes = expected_minutes(preset_, preset_.model, preset_.eval_windows * preset_.context,
-                                            attended(system.name, preset_.context), kReadingPasses);
-    const nlohmann::ordered_json labels = {
-        {"experiment", "table51"}, {"part", "seeds"}, {"system", system.name}, {"seed", seed}, {"weights_of", "full"}};
-    add({concat("table51/", system.name, "/seed-", seed), labels, words, {model}, {}, minutes});
-  }
+// What table 5.1 trains as `trained`, read with `attention`, in place of as long a training again.
+void Lister::read_again(const std::string& name, nlohmann::ordered_json labels, const std::string& trained,
+                        const std::string& attention, Index seed) {
+  const std::string model = concat("table51/", trained, "/seed-", seed);
+  Words words = {"eval", "--model", folder_of(model), "--data", folder_of(kTextRun)};
+  if (attention != trained) append(words, {"--attention", attention});
+  append(words,
+         {"--context", std::to_string(preset_.context), "--windows", std::to_string(preset_.eval_windows), "--json"});
+  const double minutes = expected_minutes(preset_, preset_.model, preset_.eval_windows * preset_.context,
+                                          attended(attention, preset_.context), kReadingPasses);
+  labels.update({{"system", attention}, {"seed", seed}, {"weights_of", trained}});
+  add({concat(name, "/seed-", seed), std::move(labels), words, {model}, {}, minutes});
 }
 
 void Lister::table51() {
@@ -31,8 +30,11 @@ void Lister::table51() {
     // At equal budget, HSA's neighbours attend a window of their own.
     if (std::string(system.name) == "local") names += concat(":window=", preset_.budget.attended());
     if (!preset_.trains) continue;
-    if (another_kernel(system.name)) {
-      evaluate_full_with(system);
+    if (another_kernel(system.name)) {  // the same function as full's
+      for (const Index seed : preset_.seeds) {
+        read_again(concat("table51/", system.name), {{"experiment", "table51"}, {"part", "seeds"}}, "full", system.name,
+                   seed);
+      }
       continue;
     }
     const Training t = text_training(system.name, preset_.steps);
@@ -74,10 +76,15 @@ void Lister::variants(const char* experiment, const std::vector<Variant>& rows, 
     }
     if (timed.insert(name).second) names += concat(names.empty() ? "" : ",", name);
     if (!preset_.trains) continue;
+    const nlohmann::ordered_json labels = {
+        {"experiment", experiment}, {"part", "seeds"}, {"variant", variant.name}, {"shows", variant.shows}};
+    const std::string row = concat(experiment, "/", variant.name);
     for (const Index seed : preset_.variant_seeds) {
-      ExperimentRun run = train_run(
-          concat(experiment, "/", variant.name, "/seed-", seed), t, seed, kRate,
-          {{"experiment", experiment}, {"part", "seeds"}, {"variant", variant.name}, {"shows", variant.shows}});
+      if (variant.changes.empty() && steps == preset_.steps) {  // table 5.1 trains it
+        read_again(row, labels, "hsa", "hsa", seed);
+        continue;
+      }
+      ExperimentRun run = train_run(concat(row, "/seed-", seed), t, seed, kRate, labels);
       run.grid = rates;
       add(std::move(run));
     }

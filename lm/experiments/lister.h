@@ -63,7 +63,8 @@ class Lister {
                   const std::vector<Index>& lengths, const Words& more);
   Index repeats_at(Index length) const;
   double timing_minutes(const std::string& attentions, Index length, Index repeats) const;
-  void evaluate_full_with(const System& system);
+  void read_again(const std::string& name, nlohmann::ordered_json labels, const std::string& trained,
+                  const std::string& attention, Index seed);
   void retrieve(const std::string& task, const RetrievalSize& size, const System& system);
   /// Unless it is listed already.
   void add(ExperimentRun run);

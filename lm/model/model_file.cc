@@ -12,6 +12,15 @@ namespace {
 namespace fs = std::filesystem;
 constexpr const char* kConfigKey = "hsattn_config";
 
+void set_weights(const SafeTensors& content, const std::string& path, const Transformer& model) {
+  for (const auto& [name, tensor] : model.parameters()) {
+    copy_tensor(content, name, path, tensor);
+    if (!at::isfinite(tensor).all().item<bool>()) {
+      throw FileError(concat(path, ": tensor ", name, " holds values that are not finite; the model is broken"));
+    }
+  }
+}
+
 }  // namespace
 
 void save_model(const std::string& path, const Transformer& model) {
@@ -19,10 +28,7 @@ void save_model(const std::string& path, const Transformer& model) {
   write_safetensors(path, {model.parameters(), {{"format", "pt"}, {kConfigKey, to_json(config).dump()}}});
 }
 
-void load_weights(const std::string& path, Transformer& model) {
-  const SafeTensors content = read_safetensors(path);
-  for (const auto& [name, tensor] : model.parameters()) copy_tensor(content, name, path, tensor);
-}
+void load_weights(const std::string& path, Transformer& model) { set_weights(read_safetensors(path), path, model); }
 
 std::unique_ptr<Transformer> load_model(const std::string& path) {
   const std::string file = model_file_of(path);
@@ -33,9 +39,13 @@ std::unique_ptr<Transformer> load_model(const std::string& path) {
   const auto json = nlohmann::ordered_json::parse(found->second, nullptr, /*allow_exceptions=*/false);
   ModelConfig config;
   from_json(json, config, file);
-  check_model_config(config);
+  try {
+    check_model_config(config);
+  } catch (const InvalidArgument& error) {
+    throw FileError(concat(file, ": ", error.what()));
+  }
   auto model = std::make_unique<Transformer>(config, 0);
-  for (const auto& [name, tensor] : model->parameters()) copy_tensor(content, name, file, tensor);
+  set_weights(content, file, *model);
   return model;
 }
 

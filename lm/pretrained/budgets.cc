@@ -1,6 +1,7 @@
 // hsattn.json, or the key `hsattn` of a config.json: with which options the model's layers attend.
 #include <filesystem>
 
+#include "hsattn/base/error.h"
 #include "lm/data/files.h"
 #include "lm/options/json_options.h"
 #include "lm/options/untrusted_json.h"
@@ -28,6 +29,7 @@ void set(AttentionOptions& options, const Json& named, const std::string& what) 
   from_json(in_our_words(named), options, what);
   try {
     check_attention_options(options);
+    check_pretrained_attention(options);
   } catch (const InvalidArgument& error) {
     throw FileError(what + ": " + error.what());
   }
@@ -42,6 +44,11 @@ AttentionOptions sliding(Index window) {
 }
 
 }  // namespace
+
+void check_pretrained_attention(const AttentionOptions& o) {
+  check(!o.baseline() && !o.has_pooler(), "attention is ", o.attention, " with pooling ", o.pooling,
+        "; a pretrained model runs with the library's patterns, sdpa or standard, and pooling mean or max");
+}
 
 void set_budgets(std::string_view text, const std::string& what, PretrainedConfig& config) {
   config.budgets = parse_untrusted_json(text, what, kDepth);
@@ -75,9 +82,7 @@ std::vector<AttentionOptions> layer_attention(const PretrainedConfig& config, co
   for (std::size_t i = 0; i < layers; ++i) {
     if (config.windows[i] > 0) all[i] = sliding(config.windows[i]);
     check_attention_options(all[i]);
-    check(!all[i].baseline() && !all[i].has_pooler(), "attention is ", all[i].attention, " with pooling ",
-          all[i].pooling,
-          "; a pretrained model runs with the library's patterns, sdpa or standard, and pooling mean or max");
+    check_pretrained_attention(all[i]);
   }
   return all;
 }

@@ -69,7 +69,9 @@ std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, bool 
 }
 
 std::string ChatTemplate::render_json(std::string_view messages, bool answer_follows) const {
-  return render_value(value_of(parse_untrusted_json(messages, "messages", kDepth)), answer_follows);
+  const nlohmann::ordered_json list = parse_untrusted_json(messages, "messages", kDepth);
+  if (!list.is_array()) throw FileError("messages: not a list of {\"role\": .., \"content\": ..}");
+  return render_value(value_of(list), answer_follows);
 }
 
 std::string ChatTemplate::render_value(jinja::Value messages, bool answer_follows) const {

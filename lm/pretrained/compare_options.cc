@@ -20,13 +20,13 @@ void CompareOptions::visit(OptionVisitor& option) {
   option("seed", seed, "of numbers and their places");
   option("page", page, "HTML file to write");
   option("json", json, "print one JSON object");
-  PretrainedOptions::visit(option);
+  visit_all_but_attention(option);
 }
 
 void check_compare_options(const CompareOptions& o) {
   check_pretrained_options(o);
   check(!o.text.empty(), "no --text; name files or folders");
-  check(o.attention.attention == "hsa", "attention is ", o.attention.attention, "; --rows names ways to attend");
+  check_budgets_of_hsa(o);
   check(o.context >= 2 && o.context <= 1 << 24, "context is ", o.context, "; 2 to 16777216 is right");
   check(o.windows >= 1, "windows is ", o.windows, "; at least 1 is right");
   check(o.answers >= 0, "answers is ", o.answers, "; at least 0 is right");

@@ -52,6 +52,9 @@ bool is_pretrained_folder(const std::string& folder);
 /// The text of a kBudgetsFile in the place of the config's own budgets; `what` names it. Throws FileError.
 void set_budgets(std::string_view text, const std::string& what, PretrainedConfig& config);
 
+/// Throws InvalidArgument for attention with parameters of its own, which no pretrained model has.
+void check_pretrained_attention(const AttentionOptions& options);
+
 /// Sets the options that the model's budgets name for all layers, in hsattn.hf.configure()'s words. Throws FileError.
 void set_model_budgets(const PretrainedConfig& config, AttentionOptions& options);
 

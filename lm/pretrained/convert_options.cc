@@ -17,7 +17,7 @@ void ConvertOptions::visit(OptionVisitor& option) {
   option("steps", steps, "halvings of the search for the smallest budget");
   option("out", out, "file to write; MODEL/hsattn.json, which the runtime and hsattn.hf read, unless given");
   option("json", json, "print one JSON object");
-  PretrainedOptions::visit(option);
+  visit_all_but_attention(option);
 }
 
 double ConvertOptions::target_share() const {
@@ -37,7 +37,7 @@ void check_convert_options(const ConvertOptions& o) {
   check_pretrained_options(o);
   o.target_share();
   check(!o.text.empty(), "no --text; name files or folders, one of every kind of text that the model will read");
-  check(o.attention.attention == "hsa", "attention is ", o.attention.attention, "; hsa is right");
+  check_budgets_of_hsa(o);
   check(o.context >= 2 && o.context <= 1 << 24, "context is ", o.context, "; 2 to 16777216 is right");
   check(o.windows >= 1, "windows is ", o.windows, "; at least 1 is right");
   check(o.calibration >= 1, "calibration is ", o.calibration, "; at least 1 is right");

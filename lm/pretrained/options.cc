@@ -10,13 +10,17 @@ PretrainedOptions::PretrainedOptions() {
 }
 
 void PretrainedOptions::visit(OptionVisitor& option) {
+  visit_all_but_attention(option);
+  option("attention", attention.attention, (patterns_for_help() + " | sdpa | standard").c_str());
+}
+
+void PretrainedOptions::visit_all_but_attention(OptionVisitor& option) {
   option("model", model, "folder of a model of the Llama, Qwen2, Qwen3 or Mistral kind, as Hugging Face has it");
   option("precision", precision, "auto | float32 | bf16; auto: bf16 where the processor multiplies it");
   option("threads", threads, "0: all processors");
   option("chunk", chunk, "a prompt is read in pieces of so many tokens; 0: at once");
   option("model_budgets", model_budgets,
          "start from the budgets of the model's hsattn.json, or of config.json's key hsattn");
-  option("attention", attention.attention, (patterns_for_help() + " | sdpa | standard").c_str());
   attention.visit_budgets(option);
 }
 
@@ -32,6 +36,12 @@ void check_pretrained_options(const PretrainedOptions& o) {
   check(o.precision == "auto" || o.precision == "float32" || o.precision == "bf16", "precision is ", o.precision,
         "; auto, float32 or bf16 are right");
   check_attention_options(o.attention);
+  check_pretrained_attention(o.attention);
+}
+
+void check_budgets_of_hsa(const PretrainedOptions& o) {
+  check(o.attention.attention == "hsa", "the model's budgets name the pattern ", o.attention.attention,
+        "; hsa is right, or --no-model-budgets, which forgets them");
 }
 
 }  // namespace hsattn::lm

@@ -18,11 +18,15 @@ struct PretrainedOptions : Options {
 
   PretrainedOptions();
   void visit(OptionVisitor& option) override;
+  /// Without --attention, for commands that decide it themselves.
+  void visit_all_but_attention(OptionVisitor& option);
   /// The preset, then what the model's own budgets say.
   void apply_preset() override;
 };
 
 /// Throws InvalidArgument, naming the option.
 void check_pretrained_options(const PretrainedOptions& options);
+/// Of commands that take budgets of hsa alone. Throws InvalidArgument if the model's budgets name another pattern.
+void check_budgets_of_hsa(const PretrainedOptions& options);
 
 }  // namespace hsattn::lm

@@ -99,6 +99,7 @@ class Trainer {
   void check_aligned() const;
   const ModelConfig& model_for_data();
   bool run_step();
+  bool can_evaluate() const { return held_out_.tokens() > options_.context; }
   void evaluate(TrainResult& result);
   void save_checkpoint();
   void load_checkpoint();
@@ -193,7 +194,7 @@ std::string Trainer::report_not_finite(const std::vector<Index>& starts) {
 }
 
 void Trainer::evaluate(TrainResult& result) {
-  if (held_out_.tokens() <= options_.context) return;
+  if (!can_evaluate()) return;
   const EvalResult evaluation =
       evaluate_model(model_, held_out_, options_.context, options_.eval_windows, precision_ == "bf16", interrupted_);
   if (evaluation.interrupted) return;
@@ -260,8 +261,9 @@ void Trainer::write_result(const TrainResult& r) {
 
 TrainResult Trainer::run() {
   observer_.on_start(concat(options_.model.attention.attention, ", ", options_.model.parameters(), " parameters, ",
-                            precision_, ", ", threads_, " threads, ", text_.tokens(), " training tokens, step ", step_,
-                            " of ", options_.steps));
+                            precision_, ", ", threads_, " threads, ", text_.tokens(), " training tokens, ",
+                            can_evaluate() ? "" : "less held-out text than a window, so no evaluation, ", "step ",
+                            step_, " of ", options_.steps));
   TrainResult result;
   result.precision = precision_;
   result.last = metrics_;

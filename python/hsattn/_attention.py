@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsattn._baselines import BASELINES, baseline_attention
+from hsattn._baselines import baseline_attention
 from hsattn._ops import attention_with_gradient, computable, ops, transformed
-from hsattn._options import Budgets, budgets_of, refuse_unsupported
+from hsattn._options import BASELINES, PATTERNS, Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
 
 
@@ -127,6 +127,9 @@ def attention(
         rules = {"pattern": pattern, "causal": causal, "scale": scale, "features": features, "seed": seed}
         rules |= {"projections": projections, "segment": segment, "sequences": sequences}
         return baseline_attention("hsattn.attention", q, k, v, **rules)
+    if pattern not in PATTERNS:
+        names = ", ".join(PATTERNS + BASELINES)
+        raise ValueError(f"hsattn.attention: pattern is {pattern!r}; it must be one of {names}")
     for name, given, owner in (("projections", projections, "linformer"), ("features", features, "performer")):
         if given is not None:
             raise ValueError(f"hsattn.attention: {name} are {owner}'s; they were given, pattern is {pattern!r}")
@@ -151,8 +154,8 @@ def attention(
         pattern=pattern,
     )
     lists = None
-    if plan is not None:
-        plans = _plans_of(plan, q, k, sequences)
+    plans = [] if plan is None else _plans_of(plan, q, k, sequences)
+    if plans:
         pattern, causal, budgets = _options_of(plans, pattern, causal, budgets)
         lists = plans[0].kept if sequences is None else torch.cat([one.kept.flatten() for one in plans])
     pooled_k, pooled_v = _nodes("hsattn.attention", pooled, budgets)
@@ -160,6 +163,10 @@ def attention(
     if transformed() and any(torch._C._functorch.is_gradtrackingtensor(t) for t in (q, k, v)):
         raise NotImplementedError(
             "hsattn.attention: torch.func.grad and vjp are not supported; backward() and torch.autograd.grad() are"
+        )
+    if sequences is not None and not isinstance(sequences, Tensor):
+        raise TypeError(
+            f"hsattn.attention: sequences is {sequences!r}; it must be a tensor, as packed_sequences() gives"
         )
     rules = (pattern, causal, list(budgets), scale)
     sources = (q, k, v) if pooled is None else (q, k, v, pooled_k, pooled_v)
@@ -283,7 +290,7 @@ def _plans_of(plan: Plan | list[Plan], q: Tensor, k: Tensor, sequences: Tensor |
     else:
         plans = plan
         sizes = [(1, *heads, end - begin, last - first) for _, begin, end, first, last in sequences.tolist()]
-    if len(plans) != len(sizes) or not plans:
+    if len(plans) != len(sizes):
         raise ValueError(f"hsattn.attention: there are {len(plans)} plans for {len(sizes)} sequences")
     for one, right in zip(plans, sizes, strict=True):
         found = (one.batch, one.heads, one.kv_heads, one.queries, one.keys)

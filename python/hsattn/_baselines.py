@@ -8,7 +8,6 @@ from torch import Tensor
 from hsattn._ops import computable, new_like, new_lse, no_double_backward, ops
 
 _BY_FEATURES = ("linear", "performer")
-BASELINES = (*_BY_FEATURES, "linformer")
 
 
 def draw_features(features: int, dim: int, seed: int = 0) -> Tensor:

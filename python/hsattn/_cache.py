@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from hsattn._attention import attention, computable
-from hsattn._baselines import BASELINES
 from hsattn._ops import ops
-from hsattn._options import Budgets, budgets_of, refuse_unsupported
+from hsattn._options import BASELINES, Budgets, budgets_of, refuse_unsupported
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEFAULTS = {n: p.default for n, p in inspect.signature(attention).parameters.items() if n in Budgets._fields}

@@ -24,6 +24,9 @@ class Linformer(torch.nn.Module):
         self, longest: int, *, rank: int = 8, segment: int = 256, causal: bool = True, share: bool = False
     ) -> None:
         super().__init__()
+        for name, value in (("longest", longest), ("rank", rank), ("segment", segment)):
+            if value < 1:
+                raise ValueError(f"hsattn.Linformer: {name} is {value}; at least 1 is right")
         self.segment, self.causal = segment, causal
         deviation = (min(segment, longest) if causal else longest) ** -0.5
         self.project_keys = torch.nn.Parameter(deviation * torch.randn(rank, longest))

@@ -32,6 +32,8 @@ _COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def computable(who: str, name: str, t: torch.Tensor) -> torch.Tensor:
     """`t` on a device and in a type that the kernels take; under autocast, in autocast's type, as for torch's SDPA."""
+    if not isinstance(t, torch.Tensor):
+        raise TypeError(f"{who}: {name} is of type {type(t).__name__}; it must be a tensor")
     if t.device.type not in ("cpu", "meta"):
         raise NotImplementedError(f"{who}: {name} is on {t.device}; only CPU tensors are supported")
     if t.dtype not in _COMPUTED:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+PATTERNS = ("full", "local", "hsa", "sparse_transformer", "sparse_transformer_fixed", "longformer", "bigbird")
+BASELINES = ("linear", "performer", "linformer")  # without lists: _baselines.py
 _POOLINGS = ("mean", "max")
 POOLERS = ("attention", "attention_paper", "learnable")  # with parameters: _pooler.py
 _MILLION = 1_000_000  # the ops take whole numbers
@@ -97,6 +99,8 @@ def budgets_of(
 
     Raises TypeError for a wrong type, ValueError for a wrong value.
     """
+    if pattern not in PATTERNS:
+        raise ValueError(f"{who}: pattern is {pattern!r}; it must be one of {', '.join(PATTERNS)}")
     counts = {
         "window": window,
         "top_k": top_k,

@@ -38,6 +38,10 @@ def restarting_sequences(position_ids: Tensor) -> Tensor:
 
     Their number depends on the values: call it outside of compiled code.
     """
+    if position_ids.dim() != 2:
+        raise ValueError(
+            f"hsattn.restarting_sequences: position_ids has {position_ids.dim()} dimensions; [batch, tokens] is right"
+        )
     sequences = []
     for batch, row in enumerate(position_ids):
         starts = (torch.nonzero(row[1:] != row[:-1] + 1).flatten() + 1).tolist()

@@ -67,7 +67,7 @@ def configure(model: PreTrainedModel, *, layers: dict[int, dict[str, Any]] | Non
         model does not have or that has a sliding window, and if all of them have one.
     """
     config = model.config.get_text_config(decoder=True)
-    layers = {int(number): dict(own) for number, own in (layers or {}).items()}
+    layers = {_number_of(layer): dict(own) for layer, own in (layers or {}).items()}
     for own in ({}, *layers.values()):
         _check_options({**options, **own})
     windows = [_window_of(config, number) for number in range(config.num_hidden_layers)]
@@ -81,6 +81,12 @@ def configure(model: PreTrainedModel, *, layers: dict[int, dict[str, Any]] | Non
         if windows[number]:
             raise ValueError(f"hsattn.hf.configure: layer {number} has a sliding window ({windows[number]}); it stays")
     config.hsattn = {**options, "layers": {str(number): own for number, own in layers.items()}}  # as JSON
+
+
+def _number_of(layer: Any) -> int:
+    if not str(layer).isdecimal():
+        raise ValueError(f"hsattn.hf.configure: layers names {layer!r}; the number of a layer is right")
+    return int(layer)
 
 
 def options_of(model: PreTrainedModel, layer: int) -> dict[str, Any]:

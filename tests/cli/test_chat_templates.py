@@ -109,6 +109,14 @@ def test_refused(hsattn, folder, text, message):
     assert done.stderr.count("\n") == 1
 
 
+def test_what_is_no_list_of_messages_is_refused(hsattn, folder):
+    path, _ = folder
+    (path / "chat_template.jinja").write_text("x")
+    done = shown(hsattn, path, {"role": "user"})
+    assert done.returncode == 1
+    assert "messages: not a list of" in done.stderr
+
+
 def test_where_templates_lie(hsattn, folder):
     path, _ = folder
     done = shown(hsattn, path, PLAIN)

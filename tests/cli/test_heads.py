@@ -2,13 +2,21 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
 from built_program import ROOT
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 VOCABULARY = 400
 TINY = "--layers 1 --width 32 --heads 2 --context 256 --batch 2 --steps 4 --warmup 1 --threads 1 --eval-windows 2"
 BUDGETS = "--window 16 --top-k 32 --candidates 64 --top-nodes 8 --dense-until 0"
+
+
+def metadata_of(path):
+    with safe_open(path, "numpy") as file:
+        return file.metadata()
 
 
 def book():
@@ -67,6 +75,28 @@ def test_theory_reads_models_of_tokens(hsattn, tokenized):
     done = hsattn(*words)
     assert done.returncode == 0, done.stderr
     assert (json.loads(done.stdout)["cases"], json.loads(done.stdout)["exceeded"]) == (40, 0)
+
+
+def test_theory_says_that_nothing_is_pooled(hsattn, tokenized):
+    run, data = tokenized
+    words = ["theory", "--model", run, "--text", data / "heldout.tokens", "--context", 20, "--cases", 40]
+    done = hsattn(*words)
+    assert done.returncode == 2
+    assert "nothing is pooled in 20 tokens" in done.stderr
+
+
+def test_weights_that_are_no_numbers(hsattn, tokenized, tmp_path):
+    run, data = tokenized
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    (weights,) = broken.glob("checkpoints/*/model.safetensors")
+    tensors = load_file(weights)
+    tensors["blocks.0.attention_norm"][3] = float("nan")
+    save_file(tensors, weights, metadata_of(weights))
+    done = hsattn("patterns", "--model", broken, "--text", data / "heldout.tokens", "--context", 100)
+    assert done.returncode == 1
+    assert "tensor blocks.0.attention_norm holds values that are not finite; the model is broken" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_tokens_of_another_tokenizer_are_refused(hsattn, tokenized, data):

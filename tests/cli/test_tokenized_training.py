@@ -169,6 +169,7 @@ def test_training_names_what_is_missing(hsattn, tmp_path):
         (["tokenizer", "train", book, *out, "--vocabulary", 256], 2, "257 to 1048576"),
         (["tokenizer", "train", book, *out, "--split", "words"], 2, "gpt2, llama3 or qwen2"),
         (["tokenizer", "train", tmp_path / "absent", *out], 1, "absent"),
+        (["tokenizer", "train", book, "--out", tmp_path / "no" / "t.json"], 1, "no/t.json"),
     ):
         done = hsattn(*arguments, env=environment)
         assert done.returncode == code, done.stderr

@@ -268,6 +268,17 @@ def test_a_pooler_learns_and_a_resumed_run_goes_on_bit_equal(hsattn, small, data
     assert evaluated.returncode == 0, evaluated.stderr
 
 
+def test_training_says_that_it_cannot_evaluate(hsattn, small, text, tmp_path):
+    done = hsattn("prepare", text, "--out", tmp_path / "data", "--fraction", 0.001)
+    assert done.returncode == 0, done.stderr
+    words = [tmp_path / "data" if word == small[2] else word for word in small]
+    done = hsattn(*words, "--run", tmp_path / "run", "--steps", 1)
+    assert done.returncode == 0, done.stderr
+    assert "less held-out text than a window, so no evaluation" in done.stderr
+    done = hsattn("prepare", text, "--out", tmp_path / "none", "--fraction", 1e-6)
+    assert "nothing is held out" in done.stderr
+
+
 def test_a_pooler_without_far_field_is_refused(hsattn, small, tmp_path):
     done = hsattn(*small, "--run", tmp_path / "run", "--pooling", "attention", "--no-far-field")
     assert done.returncode == 2
@@ -346,6 +357,9 @@ def test_inspect_measures_every_head_and_draws_one(hsattn, text, whole, tmp_path
     assert 'class="far"' in html
     full = hsattn(*arguments, "--out", page, "--attention", "full", "--json")
     assert all(head["mass"] == pytest.approx(1) for head in json.loads(full.stdout)["heads"])
+    absent = hsattn(*arguments, "--out", page, "--layer", 7)
+    assert absent.returncode == 2
+    assert "layer is 7, head is 0; the model has 2 layers of 2 heads" in absent.stderr
     broken = hsattn(*arguments, "--out", "/dev/full")
     assert broken.returncode == 1
     assert "/dev/full" in broken.stderr

@@ -66,6 +66,15 @@ def test_each_command_explains_its_options_and_gives_examples(hsattn, command):
         (("bench-step", "--repeats", "0"), "repeats is 0"),
         (("bench-step", "--checkpoint"), "unknown option --checkpoint"),
         (("inspect", "--model", "m"), "no --text"),
+        (("prepare", "/", "--out", "x", "--fraction", "2"), "hsattn prepare: fraction is 2; 0 to 0.5 is right"),
+        (("prepare", "/", "--out", "x", "--split", "thirds"), "hsattn prepare: split is thirds"),
+        (("prepare", "/", "--out", "x", "--save-every", "-1"), "save_every is -1"),
+        (("prepare", "/", "--out", "x", "--repeat-passages", "-1"), "hsattn prepare: repeat_passages is -1"),
+        (("prepare", "bookcorpus", "--from", "x", "--fraction", "2"), "hsattn prepare: fraction is 2"),
+        (("generate", "--model", "m", "--prompt", "x", "--attention", "linear"), "attention is linear with pooling"),
+        (("generate", "--model", "m", "--prompt", "x", "--pooling", "attention"), "and pooling mean or max"),
+        (("convert", "--model", "m", "--text", "x", "--attention", "hsa"), "unknown option --attention"),
+        (("compare", "--model", "m", "--text", "x", "--attention", "hsa"), "unknown option --attention"),
     ],
 )
 def test_wrong_usage_is_named_in_one_line(hsattn, arguments, message):

@@ -84,6 +84,20 @@ TEST(RunList, TimesEachVariantOnce) {
   }
 }
 
+TEST(RunList, TrainsNothingTwice) {
+  for (const char* preset : {"quick", "small"}) {
+    std::map<std::vector<std::string>, std::string> trained;
+    for (const ExperimentRun& run : all_runs(preset).runs) {
+      if (!run.trains()) continue;
+      std::vector<std::string> words = run.words;
+      std::erase(words, concat(kWork, "/", run.name));
+      const auto [before, is_new] = trained.emplace(words, run.name);
+      EXPECT_TRUE(is_new) << run.name << " is the training of " << before->second;
+    }
+    EXPECT_FALSE(trained.empty());
+  }
+}
+
 TEST(RunList, PaperTrainsNothing) {
   for (const ExperimentRun& run : all_runs("paper").runs) EXPECT_EQ(run.words[0], "bench-step") << run.name;
   EXPECT_NE(message_of([] { list_runs("theory", preset_named("paper"), "", ""); }).find("speed and memory"),
@@ -97,7 +111,7 @@ TEST(RunList, SystemsDifferInTheirAttentionAlone) {
   std::size_t systems_seen = 0;
   for (const ExperimentRun& run : list_runs("table51", preset, "text", "").runs) {
     if (!run.labels.contains("part") || run.labels["part"] != "seeds") continue;
-    if (run.labels.contains("weights_of")) continue;  // another kernel on the models of full
+    if (run.labels.contains("weights_of")) continue;  // a trained model, read again
     ++systems_seen;
     std::vector<std::string> rest = run.words;
     const auto own = attention_arguments(run.labels["system"], preset.budget);

@@ -134,7 +134,8 @@ def test_layers_with_a_window_keep_it(family):
         ({"top_k": 0.5}, TypeError, "top_k is 0.5; it must be an int"),
         ({"block": 7}, RuntimeError, "block is 7"),
         ({"layers": {3: {"top_k": 64}}}, ValueError, "layers names layer 3; the model has 0 to 2"),
-        ({"layers": {0: {"pattern": "none"}}}, RuntimeError, "none"),
+        ({"layers": {0: {"pattern": "none"}}}, ValueError, "pattern is 'none'"),
+        ({"layers": {"last": {"top_k": 64}}}, ValueError, "layers names 'last'; the number of a layer is right"),
     ],
 )
 def test_options_that_cannot_be(options, error, message):

@@ -107,6 +107,8 @@ def test_refusals():
         hsattn.attention(q, k, v, pattern="linformer", projections=projections_of(19))
     with pytest.raises(RuntimeError, match=r"project_keys has shape \[20\]"):
         hsattn.attention(q, k, v, pattern="linformer", projections=(torch.ones(20), torch.ones(20)))
+    with pytest.raises(ValueError, match=r"hsattn\.Linformer: segment is 0; at least 1 is right"):
+        hsattn.Linformer(20, segment=0)
     e, f = projections_of(20)
     with pytest.raises(RuntimeError, match=r"of keys has shape \[3, 20\], that of values \[2, 20\]"):
         hsattn.attention(q, k, v, pattern="linformer", projections=(e, f[:2]))

@@ -22,7 +22,9 @@ from hsattn._ops import ops
         ({"mass": 1e-7}, ValueError, "mass is 1e-07; it counts in millionths, and 0 would switch it off"),
         ({"mass": "0.9"}, TypeError, "mass is '0.9'; it must be a float"),
         ({"min_top_k": 0}, RuntimeError, "min_top_k is 0; it must be from 1"),
-        ({"pattern": "hss"}, RuntimeError, "pattern is 'hss'; it must be one of full, local, hsa"),
+        ({"pattern": "hss"}, ValueError, "pattern is 'hss'; it must be one of full, local, hsa"),
+        ({"pattern": "hss"}, ValueError, "bigbird, linear, performer, linformer"),
+        ({"sequences": 3}, TypeError, "sequences is 3; it must be a tensor"),
         ({"levels": 7}, ValueError, "levels is 7; it must be 'auto' or from 1 to 6"),
         ({"levels": "all"}, ValueError, "levels is 'all'"),
         ({"window": 1.5}, TypeError, "window is 1.5; it must be an int"),
@@ -71,6 +73,7 @@ def test_options_that_ask_for_nothing_pass():
         ("q", lambda t: t[0], RuntimeError, "q has shape [2, 40, 16]; it must be [batch, heads, tokens, dim]"),
         ("q", lambda t: t[:, [0, 1, 1]], RuntimeError, "q has 3 heads, k has 2"),
         ("q", lambda t: t.bfloat16(), RuntimeError, "k is float32, q is bfloat16; they must be equal"),
+        ("v", lambda t: t.tolist(), TypeError, "v is of type list; it must be a tensor"),
         ("v", lambda t: t.int(), TypeError, "v has type torch.int32; torch.float32, bfloat16, float16 and float64"),
     ],
 )

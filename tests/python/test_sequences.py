@@ -150,6 +150,8 @@ def test_other_refusals():
         hsattn.attention(q, k, v, plan=plan, sequences=torch.tensor([[0, 0, q.shape[2], 0, k.shape[2]]]))
     with pytest.raises(ValueError, match="plan is a list of plans and no sequences were given; one plan is right"):
         hsattn.attention(q, k, v, plan=[plan])
+    with pytest.raises(ValueError, match=r"position_ids has 1 dimensions; \[batch, tokens\] is right"):
+        hsattn.restarting_sequences(torch.arange(4))
     with pytest.raises(ValueError, match="q has shape"):
         hsattn.attention_packed(q, k, v, torch.tensor([0, 40]))
 
@@ -172,6 +174,14 @@ def test_each_sequence_has_its_plan(pattern):
         assert torch.equal(hsattn.attention(q, k, v, plan=plans, sequences=sequences), right)
     for ours, theirs in zip(*(torch.autograd.grad(o.square().sum(), (q, k, v)) for o in (found, right)), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_no_sequence_at_all():
+    q, k, v = problem(40)
+    none = torch.zeros(0, 5, dtype=torch.int64)
+    plans = hsattn.make_plan(q, k, sequences=none)
+    assert plans == []
+    assert not hsattn.attention(q, k, v, plan=plans, sequences=none).any()
 
 
 def test_plans_that_do_not_fit_the_sequences_are_refused():
