@@ -37,7 +37,7 @@ void Lister::table51() {
       }
       continue;
     }
-    const Training t = text_training(system.name, preset_.steps);
+    const Training t = text_training(system.name);
     const std::vector<std::string> rates = grid("table51", t);
     for (const Index seed : preset_.seeds) {
       ExperimentRun run = train_run(concat("table51/", system.name, "/seed-", seed), t, seed, kRate,
@@ -61,14 +61,13 @@ void Lister::scaling() {
   }
 }
 
-void Lister::variants(const char* experiment, const std::vector<Variant>& rows, Index steps) {
+void Lister::variants(const char* experiment, const std::vector<Variant>& rows) {
   std::string names;
   std::set<std::string> timed;  // each once: what changes the training alone is timed as it is without
   for (const Variant& variant : rows) {
     if (!known(variant)) continue;
-    Training t = text_training("hsa", steps);
-    const std::vector<std::string> rates =
-        preset_.trains ? grid("table51", text_training("hsa", preset_.steps)) : Words();
+    Training t = text_training("hsa");
+    const std::vector<std::string> rates = preset_.trains ? grid("table51", t) : Words();
     t.changes = variant.changes;
     std::string name = "hsa";
     for (const std::string& change : variant.changes) {
@@ -80,7 +79,7 @@ void Lister::variants(const char* experiment, const std::vector<Variant>& rows, 
         {"experiment", experiment}, {"part", "seeds"}, {"variant", variant.name}, {"shows", variant.shows}};
     const std::string row = concat(experiment, "/", variant.name);
     for (const Index seed : preset_.variant_seeds) {
-      if (variant.changes.empty() && steps == preset_.steps) {  // table 5.1 trains it
+      if (variant.changes.empty()) {  // table 5.1 trains it
         read_again(row, labels, "hsa", "hsa", seed);
         continue;
       }
@@ -93,8 +92,8 @@ void Lister::variants(const char* experiment, const std::vector<Variant>& rows, 
              {});
 }
 
-void Lister::levels() { variants("levels", level_variants(), preset_.level_steps); }
-void Lister::pooling() { variants("pooling", ablation_variants(preset_), preset_.ablation_steps); }
+void Lister::levels() { variants("levels", level_variants()); }
+void Lister::pooling() { variants("pooling", ablation_variants(preset_)); }
 
 void Lister::patterns() {
   const std::string first = std::to_string(preset_.seeds.front());

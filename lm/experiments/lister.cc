@@ -98,14 +98,14 @@ void Lister::prepare_text() {
   add(std::move(run));
 }
 
-Training Lister::text_training(const std::string& system, Index steps) const {
+Training Lister::text_training(const std::string& system) const {
   return {system,
           {},
           preset_.model,
           kTextRun,
           preset_.context,
           preset_.batch,
-          steps,
+          preset_.steps,
           preset_.eval_windows,
           first_steps(preset_.copy_steps, preset_.short_steps)};
 }

@@ -52,13 +52,13 @@ class Lister {
   bool known(const System& system);
   bool known(const Variant& variant);
   double attended(const std::string& system, Index context) const;
-  Training text_training(const std::string& system, Index steps) const;
+  Training text_training(const std::string& system) const;
   Words first_steps(Index copying, Index in_short) const;
   Words train_words(const std::string& name, const Training& t, Index seed, const std::string& rate) const;
   ExperimentRun train_run(const std::string& name, const Training& t, Index seed, const std::string& rate,
                           nlohmann::ordered_json labels) const;
   std::vector<std::string> grid(const std::string& experiment, const Training& t);
-  void variants(const char* experiment, const std::vector<Variant>& rows, Index steps);
+  void variants(const char* experiment, const std::vector<Variant>& rows);
   void time_steps(const std::string& name, nlohmann::ordered_json labels, const std::string& attentions,
                   const std::vector<Index>& lengths, const Words& more);
   Index repeats_at(Index length) const;

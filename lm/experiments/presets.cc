@@ -15,8 +15,7 @@ Preset quick() {
   p.rates = {3e-3, 1e-2};
   p.grid_seed = 101, p.grid_steps = 20;
   p.seeds = {1, 2, 3}, p.variant_seeds = {1};
-  p.steps = 50, p.eval_windows = 16;
-  p.level_steps = 30, p.ablation_steps = 30;
+  p.steps = 40, p.eval_windows = 16;
   p.speed_lengths = {512, 2048};
   p.scaling_lengths = {512, 1024, 2048, 4096};
   p.speed_repeats = 3;
@@ -43,7 +42,6 @@ Preset small() {
   p.grid_seed = 101, p.grid_steps = 700;
   p.seeds = {1, 2, 3}, p.variant_seeds = {1, 2, 3};
   p.steps = 700, p.eval_windows = 100;
-  p.level_steps = 700, p.ablation_steps = 700;
   p.speed_lengths = {1024, 2048, 4096, 8192};
   p.scaling_lengths = {512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
   p.speed_repeats = 5;

@@ -38,7 +38,6 @@ struct Preset {
   Index grid_seed = 0, grid_steps = 0;
   std::vector<Index> seeds, variant_seeds;  ///< of the systems; of the variants of HSA
   Index steps = 0, eval_windows = 0;
-  Index level_steps = 0, ablation_steps = 0;
 
   std::vector<Index> speed_lengths;    ///< table 5.1: a training step of every system
   std::vector<Index> scaling_lengths;  ///< 5.2: a step and a forward pass against standard and sdpa

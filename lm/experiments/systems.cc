@@ -87,8 +87,7 @@ std::vector<Variant> ablation_variants(const Preset& p) {
       {"no-rescoring", {"candidates=" + text(b.top_k)}, "the descent alone decides"},
       {"no-rescoring-no-far-field", {"candidates=" + text(b.top_k), "far_field=false"}, "the search alone"},
       {"warm-up",
-       {"first_top_k=" + text(4 * b.top_k),
-        "first_steps=" + text(p.short_steps + (p.ablation_steps - p.short_steps) / 4)},
+       {"first_top_k=" + text(4 * b.top_k), "first_steps=" + text(p.short_steps + (p.steps - p.short_steps) / 4)},
        "four times the budget for the first quarter of the steps with whole windows"},
   };
   for (const Index block : {4, 16, 32}) {
