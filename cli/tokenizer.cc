@@ -40,6 +40,9 @@ lm::Tokenizer read_tokenizer(const TokenizerOptions& o) {
   return lm::Tokenizer::read(o.tokenizer);
 }
 
+// Begins the file and gives it up again: a place that cannot be written is refused before hours of work.
+void check_writable(const std::string& path) { const lm::AtomicFile file(path); }
+
 // Trained by the `tokenizers` package, then read back.
 void train(const TokenizerOptions& o, std::ostream& out) {
   if (o.out.empty()) throw UsageError("train: no --out; name the tokenizer.json to write");
@@ -49,7 +52,7 @@ void train(const TokenizerOptions& o, std::ostream& out) {
   if (o.split != "gpt2" && o.split != "llama3" && o.split != "qwen2") {
     throw UsageError("--split is " + o.split + "; gpt2, llama3 or qwen2 are right");
   }
-  lm::AtomicFile(o.out);  // a place that cannot be written is refused now
+  check_writable(o.out);
   Index documents = 0, bad = 0;
   lm::train_tokenizer(o.input, o.field, {o.vocabulary, o.split, o.out}, documents, bad);
   if (bad > 0) std::cerr << "hsattn tokenizer: " << bad << " bad documents were left out\n";
