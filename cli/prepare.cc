@@ -91,8 +91,8 @@ lm::PrepareResult prepare_from(lm::PrepareOptions& options) {
 }
 
 lm::PrepareResult prepare_files(const lm::PrepareOptions& options) {
-  lm::check_prepare_options(options);
-  if (lm::is_corpus(options.input.front()) && !std::filesystem::exists(options.input.front())) {
+  if (!options.input.empty() && lm::is_corpus(options.input.front()) &&
+      !std::filesystem::exists(options.input.front())) {
     throw UsageError(options.input.front() + ": no --from; name the file or folder that was downloaded");
   }
   lm::PrepareResult result = lm::prepare(options);

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hsattn._baselines import baseline_attention
 from hsattn._ops import attention_with_gradient, computable, ops, transformed
-from hsattn._options import BASELINES, PATTERNS, Budgets, budgets_of, refuse_unsupported
+from hsattn._options import BASELINES, Budgets, budgets_of, refuse_unsupported
 from hsattn._plan import Plan
 
 
@@ -127,9 +127,6 @@ def attention(
         rules = {"pattern": pattern, "causal": causal, "scale": scale, "features": features, "seed": seed}
         rules |= {"projections": projections, "segment": segment, "sequences": sequences}
         return baseline_attention("hsattn.attention", q, k, v, **rules)
-    if pattern not in PATTERNS:
-        names = ", ".join(PATTERNS + BASELINES)
-        raise ValueError(f"hsattn.attention: pattern is {pattern!r}; it must be one of {names}")
     for name, given, owner in (("projections", projections, "linformer"), ("features", features, "performer")):
         if given is not None:
             raise ValueError(f"hsattn.attention: {name} are {owner}'s; they were given, pattern is {pattern!r}")
@@ -152,6 +149,7 @@ def attention(
         dilation=dilation,
         pattern_seed=pattern_seed,
         pattern=pattern,
+        others=BASELINES,
     )
     lists = None
     plans = [] if plan is None else _plans_of(plan, q, k, sequences)

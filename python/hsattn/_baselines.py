@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from hsattn._ops import computable, new_like, new_lse, no_double_backward, ops
-
-_BY_FEATURES = ("linear", "performer")
+from hsattn._options import BY_FEATURES
 
 
 def draw_features(features: int, dim: int, seed: int = 0) -> Tensor:
@@ -87,8 +86,8 @@ def attention_step(
         rounding. They carry no gradient.
     """
     who = "hsattn.attention_step"
-    if pattern not in _BY_FEATURES:
-        raise ValueError(f"{who}: pattern is {pattern!r}; it must be one of {', '.join(_BY_FEATURES)}")
+    if pattern not in BY_FEATURES:
+        raise ValueError(f"{who}: pattern is {pattern!r}; it must be one of {', '.join(BY_FEATURES)}")
     q, k, v = (computable(who, name, t) for name, t in (("q", q), ("k", k), ("v", v)))
     rows = features_of(who, pattern, features, q.shape[3], seed)
     with torch.no_grad():

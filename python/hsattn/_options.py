@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 PATTERNS = ("full", "local", "hsa", "sparse_transformer", "sparse_transformer_fixed", "longformer", "bigbird")
-BASELINES = ("linear", "performer", "linformer")  # without lists: _baselines.py
+BY_FEATURES = ("linear", "performer")
+BASELINES = (*BY_FEATURES, "linformer")  # without lists: _baselines.py
 _POOLINGS = ("mean", "max")
 POOLERS = ("attention", "attention_paper", "learnable")  # with parameters: _pooler.py
 _MILLION = 1_000_000  # the ops take whole numbers
@@ -94,13 +95,16 @@ def budgets_of(
     dilation: int,
     pattern_seed: int,
     pattern: str,
+    others: tuple[str, ...] = (),
 ) -> Budgets:
     """Checks the types of a call's options, and that the pattern has them, and gives them the form of the ops.
+
+    others: patterns without budgets that the caller takes besides, for the message.
 
     Raises TypeError for a wrong type, ValueError for a wrong value.
     """
     if pattern not in PATTERNS:
-        raise ValueError(f"{who}: pattern is {pattern!r}; it must be one of {', '.join(PATTERNS)}")
+        raise ValueError(f"{who}: pattern is {pattern!r}; it must be one of {', '.join(PATTERNS + others)}")
     counts = {
         "window": window,
         "top_k": top_k,
