@@ -153,9 +153,9 @@ WRONG = [
     (["--rows", "hsa,linear"], 2, "rows names linear; "),
     (["--answers", "-1"], 2, "answers is -1; at least 0 is right"),
     (["--numbers", "200"], 2, "numbers is 200; 1 to 144 is right"),
-    (["--attention", "local"], 2, "attention is local; --rows names ways to attend"),
+    (["--attention", "local"], 2, "unknown option --attention"),
     (["--windows", "50"], 1, "one.txt has 1800 tokens; 50 windows of 600 need 30001"),
-    (["--numbers", "40"], 1, "numbers and their questions take"),
+    (["--numbers", "40"], 2, "numbers and their questions take"),
     (["--page", "/nowhere/page.html", "--answers", "0", "--no-speed"], 1, "/nowhere/page.html"),
 ]
 

@@ -191,7 +191,7 @@ WRONG = [
     (["--windows", "0"], 2, "windows is 0; at least 1 is right"),
     (["--calibration", "0"], 2, "calibration is 0; at least 1 is right"),
     (["--most", "8"], 2, "most is 8; at least --least, 16, is right, or 0"),
-    (["--attention", "full"], 2, "attention is full; hsa is right"),
+    (["--attention", "full"], 2, "unknown option --attention"),
     (["--windows", "50"], 1, "one.txt has 1025 tokens; 52 windows of 256 need 13313"),
     (["--target", "0.0001%", "--most", "16"], 1, "does not hold even with top_k 16 in every layer, which costs"),
     (["--text", "nowhere.txt"], 1, "nowhere.txt"),
