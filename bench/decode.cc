@@ -2,7 +2,7 @@
 //
 //   decode [LENGTH] [RULES] [TYPE] [PART]
 //
-// LENGTH 16384 by default. RULES: full, training, any_model, or all. TYPE: float32, bfloat16 or float16. PART: all, or
+// LENGTH 16384 by default. RULES: full, paper, any_model, or all. TYPE: float32, bfloat16 or float16. PART: all, or
 // attend, append: that part alone for some seconds, for a profiler:
 //
 //   perf record ./decode 16384 any_model float32 attend && perf report --no-children
@@ -121,7 +121,7 @@ int main(int count, char** arguments) {
     return 2;
   }
   const std::pair<const char*, PlanOptions> all[] = {{"full", {Pattern::kFull, true, {}}},
-                                                     {"training", {Pattern::kHsa, true, HsaOptions::training()}},
+                                                     {"paper", {Pattern::kHsa, true, HsaOptions::paper()}},
                                                      {"any_model", {Pattern::kHsa, true, HsaOptions::any_model()}}};
   for (const auto& [name, options] : all) {
     if (rules != "all" && rules != name) continue;

@@ -2,7 +2,7 @@
 //
 //   parts [LENGTH] [RULES] [PART] [TYPE]
 //
-// LENGTH 8192 by default. RULES: full, training, training-no-far, any_model, or all. TYPE: float32 or bfloat16. PART:
+// LENGTH 8192 by default. RULES: full, paper, paper-no-far, any_model, or all. TYPE: float32 or bfloat16. PART:
 // all, or search, attend, backward: that part alone, 20 times, for a profiler:
 //
 //   perf record ./parts 8192 any_model search && perf report --no-children
@@ -55,10 +55,10 @@ struct Rules {
 };
 
 std::vector<Rules> all_rules() {
-  Rules without_far{"training-no-far", {Pattern::kHsa, true, HsaOptions::training()}};
+  Rules without_far{"paper-no-far", {Pattern::kHsa, true, HsaOptions::paper()}};
   without_far.options.hsa.far_field = false;
   return {{"full", {Pattern::kFull, true, {}}},
-          {"training", {Pattern::kHsa, true, HsaOptions::training()}},
+          {"paper", {Pattern::kHsa, true, HsaOptions::paper()}},
           without_far,
           {"any_model", {Pattern::kHsa, true, HsaOptions::any_model()}}};
 }

@@ -60,7 +60,9 @@ void print(std::ostream& out) {
 
 Command recall_command() {
   return {"recall", "how many of the questions of `hsattn task` a model answers",
-          "  hsattn recall --model runs/r --data runs/recall --context 1024 --answers 1000\n", run, print};
+          "  hsattn recall --model runs/r --data runs/recall --context 1024 --answers 1000\n"
+          "  hsattn recall --model runs/r --data runs/recall --context 8192 --attention hsa --candidates 2048\n",
+          run, print};
 }
 
 }  // namespace hsattn::cli

@@ -4,8 +4,7 @@ demo_folder=runs/demo
 demo_context=4096
 # Chosen so that the whole demo ends within 15 minutes on two cores.
 demo_model=(--layers 4 --width 192 --heads 3 --context "$demo_context" --batch 1 --learning-rate 3e-3 --warmup 20)
-# Budgets of HSA: those of training(), with rescoring (docs/design.md, "Selection").
-demo_hsa=(--preset training --candidates 2048)
+demo_hsa=(--preset training)
 demo_held_out=data/held_out/grahame-the-wind-in-the-willows.txt.gz
 demo_lengths=4096,8192,16384
 

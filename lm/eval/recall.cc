@@ -39,12 +39,15 @@ RecallReport measure_recall(const RecallOptions& o, const std::atomic<bool>& int
                             const std::function<void(Index, Index)>& progress) {
   check(o.context >= 1 && o.context <= 1 << 24, "context is ", o.context, "; 1 to 16777216 is right");
   check(o.answers >= 1, "answers is ", o.answers, "; at least 1 is right");
+  choose_attention(o.attention, AttentionOptions());  // before files are read
   use_threads(o.threads);
   const bool bf16 = resolve_precision(o.precision) == "bf16";
   RecallReport report;
   report.model_file = model_file_of(o.model);
   const auto model = load_model(report.model_file);
-  report.attention = model->config().attention.attention;
+  const AttentionOptions attention = choose_attention(o.attention, model->config().attention);
+  model->set_attention(attention);
+  report.attention = attention.attention;
   const TokenFile text(o.data + "/heldout.tokens");
   const at::NoGradGuard no_gradient;
   std::vector<int64_t> tokens(static_cast<std::size_t>(o.context));

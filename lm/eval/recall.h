@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "lm/options/option_visitor.h"
+#include "lm/eval/options.h"
 
 namespace hsattn::lm {
 
@@ -18,7 +18,9 @@ struct RecallOptions : Options {
   std::string precision = "auto";
   Index threads = 0;
   bool json = false;
+  AttentionOptions attention;
 
+  RecallOptions() { attention.attention = kAsTrained; }
   void visit(OptionVisitor& option) override {
     option("model", model, "a run folder (its newest checkpoint), a checkpoint, or a .safetensors file");
     option("data", data, "folder written by `hsattn task`");
@@ -27,7 +29,9 @@ struct RecallOptions : Options {
     option("precision", precision, "auto | float32 | bf16");
     option("threads", threads, "0: all processors");
     option("json", json, "print one JSON object");
+    attention.visit(option);
   }
+  void apply_preset() override { attention.apply_preset(); }
 };
 
 struct RecallReport {

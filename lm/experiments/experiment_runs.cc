@@ -130,8 +130,18 @@ void Lister::theory() {
 
 void Lister::retrieve(const std::string& task, const RetrievalSize& size, const System& system) {
   const std::string base = concat("retrieval/", task, "-", size.length), data = concat("data/", task, "-", size.length);
-  Training t{system.name, {}, preset_.retrieval_model,        data, size.length, size.batch,
-             size.steps,  4,  {"--answers-only", "--aligned"}};
+  Training t{system.name,
+             {},
+             preset_.retrieval_model,
+             data,
+             size.length,
+             size.batch,
+             size.steps,
+             4,
+             preset_.budget,
+             {"--answers-only", "--aligned"}};
+  if (size.candidates > 0) t.budget.candidates = size.candidates;
+  if (size.top_nodes > 0) t.budget.top_nodes = size.top_nodes;
   const auto* shorter = &size == preset_.retrieval.data() ? nullptr : &size - 1;
   const Index copying = shorter == nullptr ? preset_.retrieval_copy_steps : 0;
   append(t.more, first_steps(copying, copying));

@@ -99,15 +99,11 @@ void Lister::prepare_text() {
 }
 
 Training Lister::text_training(const std::string& system) const {
-  return {system,
-          {},
-          preset_.model,
-          kTextRun,
-          preset_.context,
-          preset_.batch,
-          preset_.steps,
-          preset_.eval_windows,
-          first_steps(preset_.copy_steps, preset_.short_steps)};
+  return {system,          {},
+          preset_.model,   kTextRun,
+          preset_.context, preset_.batch,
+          preset_.steps,   preset_.eval_windows,
+          preset_.budget,  first_steps(preset_.copy_steps, preset_.short_steps)};
 }
 
 // Random tokens to copy, and short windows, in so many steps; of neither if 0.
@@ -122,7 +118,7 @@ Words Lister::first_steps(Index copying, Index in_short) const {
 
 Words Lister::train_words(const std::string& name, const Training& t, Index seed, const std::string& rate) const {
   Words words = {"train", "--data", folder_of(t.data), "--run", folder_of(name)};
-  append(words, attention_arguments(t.system, preset_.budget));
+  append(words, attention_arguments(t.system, t.budget));
   for (const std::string& change : t.changes) append(words, words_of(change));
   append(words,
          {"--layers", text_of(t.model.layers), "--width", text_of(t.model.width), "--heads", text_of(t.model.heads)});
@@ -192,7 +188,8 @@ void Lister::time_steps(const std::string& name, nlohmann::ordered_json labels, 
   append(words, {"--layers", text_of(preset_.model.layers), "--width", text_of(preset_.model.width)});
   append(words, {"--heads", text_of(preset_.model.heads), "--vocabulary", text_of(preset_.model.vocabulary)});
   if (preset_.model.taps > 0) append(words, {"--taps", text_of(preset_.model.taps)});
-  append(words, {"--window", text_of(b.window), "--top-k", text_of(b.top_k), "--sinks", text_of(b.sinks)});
+  append(words, {"--preset", "paper", "--window", text_of(b.window), "--top-k", text_of(b.top_k), "--sinks",
+                 text_of(b.sinks)});
   append(words,
          {"--block", text_of(b.block), "--candidates", text_of(b.candidates), "--top-nodes", text_of(b.top_nodes)});
   append(words, {"--dense-until", "0", "--repeats", text_of(repeats_at(lengths.back())), "--threads", "0"});

@@ -30,6 +30,7 @@ struct Training {
   ModelSize model;
   std::string data;  // the run that made it
   Index context = 0, batch = 0, steps = 0, eval_windows = 0;
+  Budget budget;
   Words more;
 };
 

@@ -52,7 +52,7 @@ Preset small() {
   p.retrieval_copy_steps = 200;
   p.retrieval = {{.length = 512, .batch = 4, .steps = 700},
                  {.length = 2048, .batch = 1, .steps = 200},
-                 {.length = 8192, .batch = 1, .steps = 40}};
+                 {.length = 8192, .batch = 1, .steps = 40, .candidates = 4096, .top_nodes = 1024}};
   p.retrieval_answers = 1000, p.retrieval_samples = 4000;
   p.speed = 60e9;
   return p;

@@ -23,6 +23,7 @@ struct ModelSize {
 /// Read-out tasks of one length.
 struct RetrievalSize {
   Index length = 0, batch = 0, steps = 0;
+  Index candidates = 0, top_nodes = 0;  ///< of HSA's search; 0: as in the preset's budget
 };
 
 struct Preset {

@@ -56,7 +56,9 @@ std::vector<std::string> attention_arguments(const std::string& name, const Budg
     add("--window", local ? b.attended() : b.window);
     if (local) continue;
     add("--top-k", b.top_k), add("--sinks", b.sinks), add("--block", b.block), add("--dense-until", 0);
-    if (name == "hsa") add("--candidates", b.candidates), add("--top-nodes", b.top_nodes);
+    if (name != "hsa") continue;
+    all.insert(all.begin() + 2, {"--preset", "paper"});
+    add("--candidates", b.candidates), add("--top-nodes", b.top_nodes);
   }
   return all;
 }

@@ -31,7 +31,8 @@ void AttentionOptions::visit_baselines(OptionVisitor& option) {
 }
 
 void AttentionOptions::visit_budgets(OptionVisitor& option) {
-  option("preset", preset, "budgets of hsa to start from: training (no rescoring, far field) | any_model");
+  option("preset", preset,
+         "budgets of hsa to start from: training | any_model (twice the candidates) | paper (no rescoring, far field)");
   option("window", hsa.window, "near tokens before each position");
   option("top_k", hsa.top_k, "selected tokens that are attended");
   option("candidates", hsa.candidates, "tokens that the descent returns for exact rescoring; at most top_k: none");
@@ -60,8 +61,10 @@ void AttentionOptions::apply_preset() {
     hsa = HsaOptions::training();
   } else if (preset == "any_model") {
     hsa = HsaOptions::any_model();
+  } else if (preset == "paper") {
+    hsa = HsaOptions::paper();
   } else {
-    throw InvalidArgument("preset is " + preset + "; training or any_model are right");
+    throw InvalidArgument("preset is " + preset + "; training, any_model or paper are right");
   }
 }
 

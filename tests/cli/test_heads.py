@@ -109,7 +109,14 @@ def test_tokens_of_another_tokenizer_are_refused(hsattn, tokenized, data):
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_inspect_shows_a_model_over_its_pooler(hsattn, small, text, tmp_path, per_layer):
     run = tmp_path / "run"
-    pooler = ["--pooling", "attention", "--learning-rate", "3e-2", *(["--pooler-per-layer"] if per_layer else [])]
+    pooler = [
+        "--far-field",
+        "--pooling",
+        "attention",
+        "--learning-rate",
+        "3e-2",
+        *(["--pooler-per-layer"] if per_layer else []),
+    ]
     done = hsattn(*small, "--run", run, "--steps", 20, *pooler)
     assert done.returncode == 0, done.stderr
     words = ["inspect", "--model", run, "--text", text, "--context", 256, "--positions", 20, "--threads", 1, "--json"]

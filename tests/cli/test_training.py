@@ -236,6 +236,10 @@ def test_a_task_is_learned_and_read_out(hsattn, tmp_path):
     assert len(answers["right"]) == len(answers["distances"]) == 100
     assert 0 < answers["accuracy_bytes"] <= 1
     assert hsattn(*read, "--answers", 100_000).returncode == 1
+    same, near = (hsattn(*read, "--attention", name, "--window", 8, "--json") for name in ("full", "local"))
+    assert json.loads(same.stdout) == answers
+    assert json.loads(near.stdout)["attention"] == "local"
+    assert "name it too, such as --attention hsa" in hsattn(*read, "--window", 8).stderr
     assert hsattn(*train, "--run", tmp_path / "second", "--init", tmp_path / "first").returncode == 0
     assert losses_of(tmp_path / "second")[0][1] < losses[0][1] - 1
     shifted = hsattn(*train, "--run", tmp_path / "third", "--context", 150)
@@ -246,7 +250,7 @@ def test_a_task_is_learned_and_read_out(hsattn, tmp_path):
 @pytest.mark.parametrize("pooling", [("attention",), ("attention_paper", "--pooler-per-layer"), ("learnable",)])
 def test_a_pooler_learns_and_a_resumed_run_goes_on_bit_equal(hsattn, small, data, tmp_path, pooling):
     run, resumed = tmp_path / "run", tmp_path / "resumed"
-    arguments = [*small, "--steps", 4, "--pooling", *pooling, "--json"]
+    arguments = [*small, "--steps", 4, "--far-field", "--pooling", *pooling, "--json"]
     done = hsattn(*arguments, "--run", run)
     assert done.returncode == 0, done.stderr
     assert hsattn(*arguments, "--run", resumed, "--stop-at", 2).returncode == 0
@@ -280,7 +284,7 @@ def test_training_says_that_it_cannot_evaluate(hsattn, small, text, tmp_path):
 
 
 def test_a_pooler_without_far_field_is_refused(hsattn, small, tmp_path):
-    done = hsattn(*small, "--run", tmp_path / "run", "--pooling", "attention", "--no-far-field")
+    done = hsattn(*small, "--run", tmp_path / "run", "--pooling", "attention")
     assert done.returncode == 2
     assert "pooling is attention, whose parameters learn through the far field alone" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -103,7 +103,7 @@ TEST(Plan, ShapeRoundsBudgetsToBlocks) {
        shape(8, 128, 520, 1, 64, false, any)},
       {"levels below block", [](PlanOptions& o) { o.hsa.levels = 2; }, shape(4, 128, 1024, 2, 128, false, 0)},
       {"levels above block", [](PlanOptions& o) { o.hsa.levels = 5; }, shape(8, 128, 1024, 1, 64, false, 2)},
-      {"training", [](PlanOptions& o) { o.hsa = HsaOptions::training(); }, shape(8, 128, 1024, 1, 64, true, any)},
+      {"paper", [](PlanOptions& o) { o.hsa = HsaOptions::paper(); }, shape(8, 128, 1024, 1, 64, true, any)},
       {"maxima", [](PlanOptions& o) { o.hsa.pooling = Pooling::kMax; },
        PlanShape{2, 3, queries, keys, 8, true, 128, 1024, 1, 64, false, any, Pooling::kMax}},
       {"no sinks", [](PlanOptions& o) { o.hsa.sinks = 0; }, shape(8, 128, 1024, 0, 64, false, any)},

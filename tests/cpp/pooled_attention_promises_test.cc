@@ -187,7 +187,7 @@ TEST(PooledAttentionPromises, TheBitsDoNotDependOnThreads) {
 
 TEST(PooledAttentionPromises, WherePastsAreShortNodesGetZero) {
   Problem p{.name = "dense", .heads = 2, .queries = 40, .keys = 40, .dim = 16};
-  p.options.hsa = HsaOptions::training();
+  p.options.hsa = HsaOptions::paper();
   const Tensors<float> in = random_tensors(p, 1);
   const PooledResult<float> found = solve_pooled(p, in, random_nodes(p, 1));
   EXPECT_EQ(largest_of(found.dnodes.k), 0);
