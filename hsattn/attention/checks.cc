@@ -45,7 +45,11 @@ void check_plan_fits(const char* who, const AttentionInputs& in, const PlanView&
         ": the plan is for batch ", s.batch, ", kv_heads ", s.kv_heads, ", queries ", s.queries, ", keys ", s.keys,
         "; the tensors have ", in.q.batch, ", ", in.k.heads, ", ", in.q.tokens, ", ", in.k.tokens);
   check_plan(plan);
-  check_pooled(who, in, s.block);
+  if (s.tail > 0) {
+    throw Unsupported(concat(who, ": the plan has a tail of ", s.tail, ", which a search finds anew and which has no ",
+                             "gradient; forward passes without a given plan have it, all else needs tail = 0"));
+  }
+  check_pooled(who, in, s.node);
 }
 
 void check_outputs(const char* who, const AttentionInputs& in, const AttentionOutputs& out) {

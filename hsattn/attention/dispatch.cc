@@ -45,18 +45,18 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   if (shape.list_elements() == 0) return;
   with_memory_errors("make_plan", kLists, [&] {
     if (lists_by_rule(options.pattern)) return list_by_rule(shape, options, blocks, executor);
-    const auto select = vector_kernels_accept(q) ? cpu::select : reference::select;
-    select(q, k, shape, options, scale, blocks, executor, pooled_keys);
+    if (!vector_kernels_accept(q)) return reference::select(q, k, shape, options, scale, blocks, executor, pooled_keys);
+    cpu::select(q, k, shape, options, scale, blocks, executor, pooled_keys);
   });
 }
 
 void forward(const AttentionInputs& in, const PlanView& plan, const AttentionOutputs& out, Executor& executor) {
   if (in.q.elements() == 0) return;
   const double scale = scale_or_default(in.scale, in.q.dim);
-  const auto forward = vector_kernels_accept(in.q)
-                           ? static_cast<decltype(&reference::forward)>(cpu::forward)  // of two overloads
-                           : reference::forward;
-  with_memory_errors("attention_forward", kLists, [&] { forward(in, scale, plan, out, executor); });
+  with_memory_errors("attention_forward", kLists, [&] {
+    if (!vector_kernels_accept(in.q)) return reference::forward(in, scale, plan, out, executor);
+    cpu::forward(in, scale, plan, out, executor);
+  });
 }
 
 void forward(const AttentionInputs& in, const PlanShape& shape, const PlanOptions& options, const AttentionOutputs& out,
@@ -74,8 +74,15 @@ void forward(const AttentionInputs& in, const PlanShape& shape, const PlanOption
     keep = own.data();
   }
   const std::optional<ConstView> pooled_keys = in.pooled ? std::optional(in.pooled->k) : std::nullopt;
-  select(in.q, in.k, shape, options, scale, keep, executor, pooled_keys);
-  forward(in, PlanView{shape, keep}, out, executor);
+  if (shape.tail == 0 || shape.slots() == 0) {
+    select(in.q, in.k, shape, options, scale, keep, executor, pooled_keys);
+    return forward(in, PlanView{shape, keep}, out, executor);
+  }
+  reference::Tails tails;
+  with_memory_errors("attention_forward", kLists, [&] {
+    reference::select(in.q, in.k, shape, options, scale, keep, executor, pooled_keys, &tails);
+    reference::forward(in, scale, PlanView{shape, keep}, out, executor, &tails);
+  });
 }
 
 void backward(const AttentionInputs& in, const PlanView& plan, const AttentionSaved& saved,

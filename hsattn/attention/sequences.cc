@@ -108,10 +108,10 @@ void check_plans(const char* who, Parts& parts, std::size_t sequences, std::span
         " sequences; each needs one");
   if (plans.empty()) return;
   for (const PlanView& plan : plans) {
-    check(plan.shape.block == plans[0].shape.block && plan.shape.far_field == plans[0].shape.far_field, who,
+    check(plan.shape.node == plans[0].shape.node && plan.shape.far_field == plans[0].shape.far_field, who,
           ": plans differ in block or far field; all must be made with the same options");
   }
-  parts.place_nodes(who, plans[0].shape.block);
+  parts.place_nodes(who, plans[0].shape.node);
   for (std::size_t i = 0; i < sequences; ++i) {
     try {
       check_plan_fits(who, parts.inputs(i), plans[i]);
@@ -161,7 +161,7 @@ void attention_forward(const AttentionInputs& in, std::span<const Sequence> sequ
   const std::vector<PlanShape> shapes = plan_shapes(options, in.k.heads, sequences);
   const std::vector<std::int32_t*> lists = lists_of(shapes, keep);
   Parts parts(in, sequences);
-  if (!shapes.empty()) parts.place_nodes("attention_forward", shapes[0].block);
+  if (!shapes.empty()) parts.place_nodes("attention_forward", shapes[0].node);
   run_forward(in, sequences, parts, out, executor,
               [&](std::size_t i, const AttentionInputs& part, const AttentionOutputs& out_part, Executor& inner) {
                 dispatch::forward(part, shapes[i], options, out_part, lists[i], inner);
@@ -211,7 +211,7 @@ void make_plans_into(const ConstView& q, const ConstView& k, std::span<const Seq
   AttentionInputs in{q, k, k, scale};
   if (pooled_keys) in.pooled = ConstNodes{*pooled_keys, *pooled_keys};
   Parts parts(in, sequences);
-  if (!shapes.empty()) parts.place_nodes(kWho, shapes[0].block);
+  if (!shapes.empty()) parts.place_nodes(kWho, shapes[0].node);
   for_each_sequence(sequences, k.heads, executor, [&](std::size_t i, Executor& inner) {
     const AttentionInputs part = parts.inputs(i);
     const std::optional<ConstView> nodes = part.pooled ? std::optional(part.pooled->k) : std::nullopt;

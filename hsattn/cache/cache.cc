@@ -36,10 +36,12 @@ void check_plan_is_kept(const CacheOptions& kept, const PlanOptions& plan) {
   const PlanShape have = plan_shape(kept.plan, 1, kept.kv_heads, 0, 0);
   check(searches(kept.plan, have), "attend: the plan is ", name_of(plan.pattern), ", the cache was made for ",
         name_of(kept.plan.pattern), " and has no pyramid; make it for a plan that searches");
-  check(asked.block == have.block, "attend: the plan has blocks of ", asked.block, " tokens, the cache's pyramid of ",
-        have.block, "; they must be equal");
+  check(asked.node == have.node, "attend: the plan has nodes of ", asked.node, " tokens, the cache's pyramid of ",
+        have.node, "; they must be equal");
   check(asked.pooling == have.pooling, "attend: the plan's pooling is ", name_of(asked.pooling), ", the cache's is ",
         name_of(have.pooling), "; they must be equal");
+  check(asked.tail == 0 || have.tail > 0, "attend: the plan has a tail of ", asked.tail,
+        ", the cache was made without; make the cache with one");
   check(!asked.far_field || have.far_field, "attend: the plan's far field is ", on_or_off(asked.far_field),
         ", the cache's is ", on_or_off(have.far_field), "; make the cache with it");
 }

@@ -24,8 +24,13 @@ class NodeMaker {
   // Makes the node of a block, and those above it that it completes.
   void make(Index block) {
     pool_block(block, rows_[0]);
-    if (far_field()) pool_block_values(block, value_);
+    if (far_field()) pool_block_values(block, pooling(), value_);
     store(0, block);
+    if (tables_.request().tail) {
+      float* value = head_.pyramid.level[0].values[block];
+      pool_block_values(block, Pooling::kMean, value);
+      finite_ &= cpu::all_finite({value, 1, padded(), padded()});
+    }
     for (Index level = 1, index = block; index % 2 == 1; ++level) {
       index /= 2;
       float node[kMaxDim];
@@ -44,14 +49,16 @@ class NodeMaker {
   Pooling pooling() const { return tables_.request().pooling; }
 
   template <class Read>
-  void pool_tokens(Index block, const Read& read, float* out) {
+  void pool_tokens(Index block, Pooling pooling, const Read& read, float* out) {
     const Index size = tables_.block();
     float tokens[cpu::kPanel * kMaxDim];
     for (Index j = 0; j < size; ++j) read(head_, block * size + j, tokens + j * head_.dim);
-    pool_rows(pooling(), {tokens, size, head_.dim, head_.dim}, 0, size, padded(), out);
+    pool_rows(pooling, {tokens, size, head_.dim, head_.dim}, 0, size, padded(), out);
   }
-  void pool_block(Index block, float* out) { pool_tokens(block, cpu::read_packed_key, out); }
-  void pool_block_values(Index block, float* out) { pool_tokens(block, cpu::read_packed_value, out); }
+  void pool_block(Index block, float* out) { pool_tokens(block, pooling(), cpu::read_packed_key, out); }
+  void pool_block_values(Index block, Pooling pooling, float* out) {
+    pool_tokens(block, pooling, cpu::read_packed_value, out);
+  }
 
   // The key of a complete node: kept, just made, or pooled again from its tokens.
   void find(Index level, Index index, float* out) {

@@ -45,7 +45,8 @@ PageTables token_tables(const cpu::PackedHead& shape, const cpu::PackRequest& re
   return t;
 }
 
-PageTables node_tables(const cpu::PackedHead& shape, const cpu::PackRequest& request, Index nodes, bool floats) {
+PageTables node_tables(const cpu::PackedHead& shape, const cpu::PackRequest& request, Index nodes, bool floats,
+                       bool values) {
   Places places;
   PageTables t;
   if (request.search) {
@@ -53,7 +54,7 @@ PageTables node_tables(const cpu::PackedHead& shape, const cpu::PackRequest& req
     t.key_scales = places.add(nodes * kFloat);
   }
   if (floats) t.node_keys = places.add(nodes * shape.padded_dim * kFloat);
-  if (request.far_field) t.node_values = places.add(nodes * shape.padded_dim * kFloat);
+  if (values) t.node_values = places.add(nodes * shape.padded_dim * kFloat);
   t.head_bytes = places.all();
   return t;
 }
@@ -82,8 +83,10 @@ CacheTables::CacheTables(const CacheOptions& options)
     : options_(options), request_(request_of(options)), shape_(cpu::shape_packed_head(0, options.dim, request_)) {
   if (!request_.far_field) first_kept_level_ = log2_exact(std::max(Index{1}, kKeptTokens / request_.block));
   tokens_ = token_tables(shape_, request_, options.page);
-  bare_nodes_ = node_tables(shape_, request_, kNodes, false);
-  nodes_ = node_tables(shape_, request_, kNodes, true);
+  const bool far = request_.far_field;
+  bare_nodes_ = node_tables(shape_, request_, kNodes, false, far);
+  nodes_ = node_tables(shape_, request_, kNodes, true, far);
+  smallest_nodes_ = node_tables(shape_, request_, kNodes, first_kept_level_ == 0, far || request_.tail);
 }
 
 CachedSequence CacheTables::empty_sequence() const {

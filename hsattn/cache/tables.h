@@ -53,7 +53,9 @@ class CacheTables {
  private:
   static constexpr Index kNodes = 32;  // of a page
 
-  const PageTables& tables_of_level(Index level) const { return level < first_kept_level_ ? bare_nodes_ : nodes_; }
+  const PageTables& tables_of_level(Index level) const {
+    return level == 0 ? smallest_nodes_ : level < first_kept_level_ ? bare_nodes_ : nodes_;
+  }
   Index nodes(Index length, Index level) const { return length / (request_.block << level); }
   Index levels(Index length) const;  // with at least one node
 
@@ -61,7 +63,7 @@ class CacheTables {
   cpu::PackRequest request_;
   cpu::PackedHead shape_;  // of no tokens
   Index first_kept_level_ = 0;
-  PageTables tokens_, bare_nodes_, nodes_;
+  PageTables tokens_, bare_nodes_, nodes_, smallest_nodes_;
 };
 
 /// Makes the nodes of one head that tokens from `first` on complete; their units are packed. True if all that the far

@@ -29,6 +29,8 @@ void for_each_budget(Options& o, const Each& each) {
   each("stride", o.stride);
   each("dilation", o.dilation);
   each("pattern_seed", o.pattern_seed);
+  each("node", o.node);
+  each("tail", o.tail);
 }
 
 Index number_of(Index x) { return x; }
@@ -62,6 +64,8 @@ std::vector<Index> budgets_of(const HsaOptions& options) {
   for_each_budget(options, [&](const char*, const auto& value) { budgets.push_back(number_of(value)); });
   return budgets;
 }
+
+double tail_share(const HsaOptions& options) { return static_cast<double>(number_of(options.tail)) / kMillion; }
 
 double mass_budget(const HsaOptions& options) { return static_cast<double>(number_of(options.mass)) / kMillion; }
 

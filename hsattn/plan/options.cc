@@ -73,6 +73,20 @@ void check_options(const PlanOptions& options) {
   check_budget("pattern_seed", o.pattern_seed, 0);
   check(o.block >= 1 && o.block <= 64 && (o.block & (o.block - 1)) == 0, "options: block is ", o.block,
         "; it must be a power of two from 1 to 64");
+  check(o.node == 0 || (o.node >= o.block && o.node <= 64 && (o.node & (o.node - 1)) == 0), "options: node is ", o.node,
+        ", block is ", o.block, "; node must be 0 (block) or a power of two from block to 64");
+  const bool searches = options.pattern == Pattern::kHsa;
+  check(!searches || o.node <= o.block || o.candidates > o.top_k, "options: node is ", o.node, ", block is ", o.block,
+        "; to keep single blocks of a node takes rescoring, and candidates, ", o.candidates, ", must be above top_k, ",
+        o.top_k);
+  check(!searches || o.node <= o.block || !o.far_field, "options: node is ", o.node, ", block is ", o.block,
+        ", and the far field is on; it is made of whole nodes, so node must be 0 or block");
+  check(o.tail == 0 || (o.tail >= 1e-6 && o.tail <= 1), "options: tail is ", o.tail,
+        "; it must be 0 (off) or a share from a millionth to 1");
+  check(!searches || o.tail == 0 || o.candidates > o.top_k, "options: tail is ", o.tail,
+        "; it is what rescoring rejects, so candidates, ", o.candidates, ", must be above top_k, ", o.top_k);
+  check(!searches || o.tail == 0 || !o.far_field, "options: tail is ", o.tail,
+        ", and the far field is on; what is rejected would be seen twice, so one of them must be off");
   check(o.levels >= 0 && o.levels <= 6, "options: levels is ", o.levels, "; it must be 0 (auto) or 1 to 6");
   check(o.mass == 0 || (o.mass >= 1e-6 && o.mass <= 1), "options: mass is ", o.mass,
         "; it must be 0 (off) or a share from a millionth to 1");

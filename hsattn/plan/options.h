@@ -43,6 +43,10 @@ struct HsaOptions {
   Index stride = 0;        ///< sparse_transformer: rounded up to blocks; 0: what top_k needs to reach all of the past
   Index dilation = 1;      ///< longformer: every dilation-th block behind the near window; 1: all
   Index pattern_seed = 0;  ///< bigbird: of its random blocks
+  Index node = 0;          ///< tokens of the smallest nodes that the search scores, a power of two up to 64; 0: block.
+                           ///< If more, rescoring keeps single blocks of the candidates, which are nodes
+  double tail = 0;  ///< share of a candidate's rejected attention with which the mean of its values is attended, in
+                    ///< millionths up to 1; 0: what is rejected is not seen. No gradient passes through it
 
   bool operator==(const HsaOptions&) const = default;
 

@@ -8,6 +8,7 @@
 
 #include "hsattn/base/error.h"
 #include "hsattn/base/math.h"
+#include "hsattn/plan/budgets.h"
 #include "hsattn/plan/patterns/patterns.h"
 
 namespace hsattn {
@@ -21,9 +22,9 @@ constexpr Index kMostIds = Index{1} << 56;  // of a plan; far above any memory, 
 
 Range near_window(const PlanShape& s, Index position) {
   if (s.causal && position < 0) return {0, 0};
-  const Index begin = std::clamp<Index>(floor_div(position - s.window, s.block) * s.block, 0, s.keys);
+  const Index begin = std::clamp<Index>(floor_div(position - s.window, s.node) * s.node, 0, s.keys);
   const Index end = s.causal ? std::min(position + 1, s.keys)
-                             : std::clamp<Index>(ceil_div(position + s.window + 1, s.block) * s.block, 0, s.keys);
+                             : std::clamp<Index>(ceil_div(position + s.window + 1, s.node) * s.node, 0, s.keys);
   return {begin, std::max(begin, end)};
 }
 
@@ -86,6 +87,12 @@ void check_shape(const PlanShape& s) {
         ", kv_heads ", s.kv_heads, ", queries ", s.queries, ", keys ", s.keys, "; none may be negative");
   check(s.block >= 1 && s.block <= 64 && std::has_single_bit(static_cast<std::uint64_t>(s.block)), "plan: block is ",
         s.block, "; it must be a power of two from 1 to 64");
+  check(s.node >= s.block && s.node <= 64 && std::has_single_bit(static_cast<std::uint64_t>(s.node)), "plan: node is ",
+        s.node, ", block is ", s.block, "; node must be a power of two from block to 64");
+  check(s.sinks % s.blocks_of_node() == 0, "plan: sinks are ", s.sinks, " blocks, of which a node has ",
+        s.blocks_of_node(), "; they must be whole nodes");
+  check(s.node == s.block || !s.far_field, "plan: node is ", s.node, ", block is ", s.block,
+        ", and the far field is on; they must be equal then");
   check(s.keys <= kMostKeys && s.blocks() <= kMostBlocks, "plan: ", s.keys, " keys in blocks of ", s.block, " are ",
         s.blocks(), " blocks; there may be at most 2^33 keys and 2^30 blocks");
   for (const auto& [name, value] : {std::pair{"window", s.window},
@@ -144,6 +151,12 @@ Range PlanShape::right(Index position) const {
   return {ceil_div(near_window(*this, position).end, block), blocks()};
 }
 
+Range PlanShape::left_nodes(Index position) const { return {0, left(position).end / blocks_of_node()}; }
+
+Range PlanShape::right_nodes(Index position) const {
+  return {ceil_div(right(position).begin, blocks_of_node()), nodes()};
+}
+
 std::span<const std::int32_t> PlanView::list(Index batch, Index kv_head, Index query) const {
   const Index slots = shape.slots();
   if (slots == 0) return {};
@@ -174,8 +187,11 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
   if (o.levels > 0) s.block = std::min<Index>(o.block, Index{1} << o.levels);
   s.window = options.pattern == Pattern::kFull ? std::max(queries, keys) : o.window;
   const PatternEntry& pattern = entry_of(options.pattern);
+  s.node = s.block;
   if (pattern.lists) {
-    s.sinks = ceil_div(o.sinks, s.block);
+    if (pattern.rule == nullptr)
+      s.node = std::max(s.block, o.levels > 0 ? std::min(o.node, Index{1} << o.levels) : o.node);
+    s.sinks = ceil_div(o.sinks, s.node) * s.blocks_of_node();
     s.kept = ceil_div(o.top_k, s.block);
   }
   check_shape(s);
@@ -188,6 +204,7 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
   s.far_field = o.far_field;
   s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;
   s.pooling = o.pooling;
+  s.tail = tail_share(o);
   return s;
 }
 
@@ -216,10 +233,10 @@ std::string describe(const PlanView& plan) {
   }
   std::ostringstream text;
   text << "plan: batch " << s.batch << ", kv_heads " << s.kv_heads << ", queries " << s.queries << ", keys " << s.keys
-       << (s.causal ? ", causal" : ", bidirectional") << "\n  block " << s.block << ", window " << s.window
-       << ", sinks " << s.sinks * s.block << ", kept " << s.kept * s.block << ", dense until " << s.dense_until
-       << ", far field " << (s.far_field ? "on" : "off") << ", pooling " << name_of(s.pooling)
-       << "\n  attended tokens: " << attended << "\n";
+       << (s.causal ? ", causal" : ", bidirectional") << "\n  block " << s.block << ", node " << s.node << ", window "
+       << s.window << ", sinks " << s.sinks * s.block << ", kept " << s.kept * s.block << ", dense until "
+       << s.dense_until << ", far field " << (s.far_field ? "on" : "off") << ", pooling " << name_of(s.pooling)
+       << ", tail " << s.tail << "\n  attended tokens: " << attended << "\n";
   if (s.global_tokens > 0) text << "  the first " << s.global_tokens << " positions attend everything\n";
   if (s.slots() > 0) text << "  listed tokens of positions that have a list: " << listed << "\n";
   return text.str();

@@ -27,15 +27,17 @@ struct Range {
 struct PlanShape {
   Index batch = 0, kv_heads = 0, queries = 0, keys = 0;
   Index block = 8;
+  Index node = 8;  ///< tokens of the smallest nodes of the search: a power of two times block
   bool causal = true;
   Index window = 0;       ///< near tokens; at least `keys` for full attention
   Index dense_until = 0;  ///< past tokens up to which a position attends everything; 0 if nothing is selected
-  Index sinks = 0;        ///< first blocks that are always attended, as a count of blocks
+  Index sinks = 0;        ///< first blocks that are always attended, as a count of blocks; whole nodes
   Index kept = 0;         ///< listed blocks of each position besides sinks; at most so many with a mass budget
   bool far_field = false;
   Index far_levels = 0;              ///< tallest far node: 2^far_levels blocks
   Pooling pooling = Pooling::kMean;  ///< of far nodes
   Index global_tokens = 0;           ///< the first positions that attend everything, however long their past is
+  double tail = 0;                   ///< as HsaOptions::tail; not in lists, so a plan with a tail cannot be replayed
 
   /// Length of each list: sinks + kept, or 0 if the pattern selects nothing.
   Index slots() const { return kept == 0 ? 0 : sinks + kept; }
@@ -43,12 +45,17 @@ struct PlanShape {
   Index list_elements() const { return batch * kv_heads * queries * slots(); }
   Index position(Index query) const { return query + keys - queries; }
   Index blocks() const { return (keys + block - 1) / block; }
+  Index nodes() const { return (keys + node - 1) / node; }
+  Index blocks_of_node() const { return node / block; }
 
   /// Tokens that `position` attends as one run: its near window, or everything if its past is short (see dense()).
   Range near(Index position) const;
   /// Blocks of the past before the near window, and (bidirectional only) after it; both empty for a dense position.
   Range left(Index position) const;
   Range right(Index position) const;
+  /// The same in nodes.
+  Range left_nodes(Index position) const;
+  Range right_nodes(Index position) const;
   /// True if the position attends everything that causality allows, with no list.
   bool dense(Index position) const;
 

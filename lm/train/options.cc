@@ -39,6 +39,7 @@ void check_train_options(const TrainOptions& o) {
   const AttentionOptions& attention = o.model.attention;
   check(!attention.has_pooler() || attention.hsa.far_field, "pooling is ", attention.pooling,
         ", whose parameters learn through the far field alone, and that is off; --far-field is right");
+  check(attention.hsa.tail == 0, "tail is ", attention.hsa.tail, ", which has no gradient; 0 is right in training");
   check(o.context >= 1 && o.context <= 1 << 24, "context is ", o.context, "; 1 to 16777216 is right");
   check_context(o.model.attention, o.context);
   check(o.batch >= 1 && o.batch <= 1 << 16, "batch is ", o.batch, "; 1 to 65536 is right");

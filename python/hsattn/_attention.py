@@ -37,6 +37,8 @@ def attention(
     stride: int | None = None,
     dilation: int = 1,
     pattern_seed: int = 0,
+    node: int | None = None,
+    tail: float = 0.0,
     scale: float | None = None,
     features: Tensor | int | None = None,
     seed: int = 0,
@@ -70,8 +72,8 @@ def attention(
         top_k: selected tokens that are attended; with mass, at most. So all patterns that select attend the same number
             where the past is long enough.
         candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring. This and
-            the options from top_nodes to min_top_k are of hsa; other patterns do not look at them, and those with lists
-            refuse far_field and mass.
+            the options from top_nodes to min_top_k, node and tail are of hsa; other patterns do not look at them, and
+            those with lists refuse far_field, mass and tail.
         block: tokens per block, a power of two up to 64.
         sinks: first tokens, always attended, besides top_k.
         top_nodes: the search starts at the finest level on which at most so many nodes cover the past.
@@ -88,6 +90,10 @@ def attention(
             leaves of top_k goes to the nearest blocks.
         dilation: of longformer, in blocks; 1: no gaps.
         pattern_seed: of bigbird's random blocks, at least 0; each block of positions and each kv head draws its own.
+        node: tokens of the smallest nodes that the search scores, a power of two from block to 64; None: block. If it
+            is more, rescoring keeps single blocks of the candidates, which are nodes; not with far_field.
+        tail: 0: what the search rejects is not seen; else each candidate's mean value is attended with this share of
+            the attention that its rejected tokens have. Has no gradient; not with far_field, nor with a given plan.
         scale: multiplies q.k; None: 1/sqrt(dim). "linear" has none.
         features: of "performer": float32 [features, dim] from draw_features(), or their number, drawn with seed; None:
             2 dim.
@@ -148,6 +154,8 @@ def attention(
         stride=stride,
         dilation=dilation,
         pattern_seed=pattern_seed,
+        node=node,
+        tail=tail,
         pattern=pattern,
         others=BASELINES,
     )
@@ -169,6 +177,11 @@ def attention(
     rules = (pattern, causal, list(budgets), scale)
     sources = (q, k, v) if pooled is None else (q, k, v, pooled_k, pooled_v)
     if torch.is_grad_enabled() and (transformed() or any(t.requires_grad for t in sources)):
+        if budgets.tail > 0:
+            raise NotImplementedError(
+                f"hsattn.attention: tail is {tail!r} and a gradient is asked for; a tail has none: "
+                "call within torch.no_grad(), or with tail=0"
+            )
         o, lse, _ = attention_with_gradient(q, k, v, lists, *rules, plan is None, sequences, pooled_k, pooled_v)
     else:
         o, lse = ops.attention_no_grad(q, k, v, lists, *rules, sequences, pooled_k, pooled_v)
@@ -197,6 +210,8 @@ def make_plan(
     stride: int | None = None,
     dilation: int = 1,
     pattern_seed: int = 0,
+    node: int | None = None,
+    tail: float = 0.0,
     scale: float | None = None,
     sequences: Tensor | None = None,
     pooled: tuple[Tensor, Tensor] | None = None,
@@ -225,6 +240,8 @@ def make_plan(
         stride=stride,
         dilation=dilation,
         pattern_seed=pattern_seed,
+        node=node,
+        tail=tail,
         pattern=pattern,
     )
     q, k = (computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))

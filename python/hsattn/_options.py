@@ -16,6 +16,7 @@ _MILLION = 1_000_000  # the ops take whole numbers
 _OWN = {
     "far_field": (0, ("full", "local", "hsa")),
     "mass": (0, ("full", "local", "hsa")),
+    "tail": (0, ("full", "local", "hsa")),
     "stride": (0, ("sparse_transformer", "sparse_transformer_fixed")),
     "dilation": (1, ("longformer",)),
     "pattern_seed": (0, ("bigbird",)),
@@ -36,7 +37,8 @@ _UNSUPPORTED = {
 class Budgets(NamedTuple):
     """Numbers of a call, in tokens unless said otherwise, in the order in which the ops take them.
 
-    beam (nodes), levels and stride: 0 means auto. far_field: 0 or 1. pooling: 0 (mean) or 1 (max). mass: in millionths.
+    beam (nodes), levels, stride and node: 0 means auto. far_field: 0 or 1. pooling: 0 (mean) or 1 (max). mass, tail: in
+    millionths.
     """
 
     window: int = 128
@@ -55,13 +57,17 @@ class Budgets(NamedTuple):
     stride: int = 0
     dilation: int = 1
     pattern_seed: int = 0
+    node: int = 0
+    tail: int = 0
 
     def slots(self, pattern: str) -> int:
         """Length of each position's list, in blocks."""
         if pattern in ("full", "local"):
             return 0
-        block = min(self.block, 2**self.levels) if self.levels > 0 else self.block
-        return -(-self.top_k // block) - (-self.sinks // block)
+        most = 2**self.levels if self.levels > 0 else 64
+        block = min(self.block, most)
+        node = max(block, min(self.node, most)) if pattern == "hsa" else block
+        return -(-self.top_k // block) - (-self.sinks // node) * (node // block)
 
     def as_options(self) -> dict[str, Any]:
         """The same as attention() takes them."""
@@ -72,6 +78,8 @@ class Budgets(NamedTuple):
             "pooling": _POOLINGS[self.pooling],
             "mass": self.mass / _MILLION,
             "stride": self.stride or None,
+            "node": self.node or None,
+            "tail": self.tail / _MILLION,
         }
 
 
@@ -94,6 +102,8 @@ def budgets_of(
     stride: int | None,
     dilation: int,
     pattern_seed: int,
+    node: int | None,
+    tail: float,
     pattern: str,
     others: tuple[str, ...] = (),
 ) -> Budgets:
@@ -124,6 +134,8 @@ def budgets_of(
         raise TypeError(f"{who}: beam is {beam!r}; it must be an int, or None for candidates / block")
     if stride is not None and (not isinstance(stride, int) or isinstance(stride, bool) or stride < 1):
         raise ValueError(f"{who}: stride is {stride!r}; it must be an int of at least 1, or None for auto")
+    if node is not None and (not isinstance(node, int) or isinstance(node, bool) or node < 1):
+        raise ValueError(f"{who}: node is {node!r}; it must be an int of at least 1, or None for block")
     if not isinstance(far_field, bool):
         raise TypeError(f"{who}: far_field is {far_field!r}; it must be True or False")
     if levels != "auto" and (not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= 6):
@@ -134,12 +146,13 @@ def budgets_of(
         )
     if pooling not in _POOLINGS:
         raise ValueError(f"{who}: pooling is {pooling!r}; it must be one of {', '.join(_POOLINGS)}")
-    if not isinstance(mass, (int, float)) or isinstance(mass, bool):
-        raise TypeError(f"{who}: mass is {mass!r}; it must be a float")
-    if not 0 <= mass <= 1:
-        raise ValueError(f"{who}: mass is {mass!r}; it must be 0 (off) or a share of at most 1")
-    if mass > 0 and round(mass * _MILLION) == 0:
-        raise ValueError(f"{who}: mass is {mass!r}; it counts in millionths, and 0 would switch it off")
+    for name, share in (("mass", mass), ("tail", tail)):
+        if not isinstance(share, (int, float)) or isinstance(share, bool):
+            raise TypeError(f"{who}: {name} is {share!r}; it must be a float")
+        if not 0 <= share <= 1:
+            raise ValueError(f"{who}: {name} is {share!r}; it must be 0 (off) or a share of at most 1")
+        if share > 0 and round(share * _MILLION) == 0:
+            raise ValueError(f"{who}: {name} is {share!r}; it counts in millionths, and 0 would switch it off")
     budgets = Budgets(
         window,
         top_k,
@@ -157,6 +170,8 @@ def budgets_of(
         0 if stride is None else stride,
         dilation,
         pattern_seed,
+        0 if node is None else node,
+        round(tail * _MILLION),
     )
     for name, (unset, patterns) in _OWN.items():
         if getattr(budgets, name) != unset and pattern not in patterns:

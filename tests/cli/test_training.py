@@ -283,10 +283,13 @@ def test_training_says_that_it_cannot_evaluate(hsattn, small, text, tmp_path):
     assert "nothing is held out" in done.stderr
 
 
-def test_a_pooler_without_far_field_is_refused(hsattn, small, tmp_path):
+def test_what_could_not_learn_is_refused(hsattn, small, tmp_path):
     done = hsattn(*small, "--run", tmp_path / "run", "--pooling", "attention")
     assert done.returncode == 2
     assert "pooling is attention, whose parameters learn through the far field alone" in done.stderr
+    done = hsattn(*small, "--run", tmp_path / "run", "--tail", 0.5)
+    assert done.returncode == 2
+    assert "tail is 0.5, which has no gradient; 0 is right in training" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -79,6 +79,8 @@ struct Case {
   Index heads, kv_heads, keys, dim, block;
   bool far_field;
   Pooling pooling = Pooling::kMean;
+  Index node = 0;
+  double tail = 0;
 };
 
 constexpr Case kCases[] = {
@@ -92,12 +94,18 @@ constexpr Case kCases[] = {
     {"blocks of 16", 3, 1, 330, 24, 16, false},
     {"blocks of 64", 1, 1, 600, 8, 64, false},
     {"wide", 1, 1, 150, 256, 8, false},
+    {"pairs of nodes of 8", 3, 1, 300, 24, 2, false, Pooling::kMean, 8},
+    {"tokens of nodes of 4", 1, 1, 270, 24, 1, false, Pooling::kMean, 4},
+    {"tail", 3, 1, 300, 64, 8, false, Pooling::kMax, 0, 0.5},
+    {"pairs of nodes of 8, tail", 6, 2, 300, 24, 2, false, Pooling::kMean, 8, 0.5},
 };
 
 Problem problem_of(const Case& c) {
   Problem p{.name = c.name, .heads = c.heads, .kv_heads = c.kv_heads, .queries = c.keys, .keys = c.keys, .dim = c.dim};
   p.options.hsa = testing::smallest_budgets(c.far_field);
   p.options.hsa.block = c.block;
+  p.options.hsa.node = c.node;
+  p.options.hsa.tail = c.tail;
   p.options.hsa.pooling = c.pooling;
   return p;
 }

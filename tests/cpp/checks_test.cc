@@ -203,6 +203,22 @@ const OptionCase kOptionCases[] = {
      "options: mass is nan; it must be 0 (off) or a share from a millionth to 1"},
     {[](HsaOptions& o) { o.stride = -8; }, "options: stride is -8; it must be from 0 to 2^40"},
     {[](HsaOptions& o) { o.dilation = 0; }, "options: dilation is 0; it must be from 1 to 2^40"},
+    {[](HsaOptions& o) { o.node = 4; },
+     "options: node is 4, block is 8; node must be 0 (block) or a power of two from "
+     "block to 64"},
+    {[](HsaOptions& o) { o.node = 24; },
+     "options: node is 24, block is 8; node must be 0 (block) or a power of two "
+     "from block to 64"},
+    {[](HsaOptions& o) { o.node = 16, o.candidates = 512; },
+     "options: node is 16, block is 8; to keep single blocks of a node takes rescoring, and candidates, 512, must be "
+     "above top_k, 512"},
+    {[](HsaOptions& o) { o.node = 16, o.far_field = true; },
+     "options: node is 16, block is 8, and the far field is on; it is made of whole nodes, so node must be 0 or block"},
+    {[](HsaOptions& o) { o.tail = 1.5; }, "options: tail is 1.5; it must be 0 (off) or a share from a millionth to 1"},
+    {[](HsaOptions& o) { o.tail = 0.5, o.candidates = 512; },
+     "options: tail is 0.5; it is what rescoring rejects, so candidates, 512, must be above top_k, 512"},
+    {[](HsaOptions& o) { o.tail = 0.5, o.far_field = true; },
+     "options: tail is 0.5, and the far field is on; what is rejected would be seen twice, so one of them must be off"},
     {[](HsaOptions& o) { o.pattern_seed = -1; }, "options: pattern_seed is -1; it must be from 0 to 2^40"},
     {[](HsaOptions& o) { o.levels = -1; }, "options: levels is -1; it must be 0 (auto) or 1 to 6"},
 };

@@ -79,6 +79,7 @@ TEST(Cut, DecodingTokenByTokenEqualsTheWhole) {
     p.options.hsa.top_k = 24;
     p.options.hsa.candidates = 64;
     p.options.hsa.far_field = far_field;
+    p.options.hsa.node = 0;
     SCOPED_TRACE(describe(p));
     const Tensors<float> in = random_tensors(p, 3);
     const Plan plan = plan_of(p, in);

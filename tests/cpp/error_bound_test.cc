@@ -67,6 +67,7 @@ Problem random_problem(Random& random) {
   }
   HsaOptions& o = p.options.hsa;
   o.block = testing::one_of<Index>(random, {1, 2, 4, 8, 16, 32});
+  testing::choose_node(random, o);
   o.window = uniform(random, 0, 40);
   o.sinks = uniform(random, 0, 12);
   o.levels = uniform(random, 0, 4) == 0 ? uniform(random, 1, 6) : 0;

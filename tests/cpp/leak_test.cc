@@ -32,7 +32,7 @@ Plan leaking_plan(const Problem& p, const Tensors<float>& in) {
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.kv_heads; ++h) {
       const reference::Pyramid keys =
-          reference::make_search_pyramid(reference::load_head(in.k.view(), b, h), shape.block, shape.pooling);
+          reference::make_search_pyramid(reference::load_head(in.k.view(), b, h), shape.node, shape.pooling);
       std::vector<reference::Matrix> heads;
       for (Index g = 0; g < p.group(); ++g) heads.push_back(reference::load_head(in.q.view(), b, h * p.group() + g));
       for (Index first = 0; first < p.queries; first += kTile) {

@@ -326,7 +326,8 @@ TEST(Patterns, OptionsOfTheSearchAreNotLookedAt) {
   for (const Pattern pattern : kListingPatterns) {
     PlanOptions plain{pattern, true, {}}, other = plain;
     other.hsa.candidates = 100, other.hsa.beam = 3, other.hsa.top_nodes = 5, other.hsa.dense_until = 500;
-    other.hsa.far_field = true, other.hsa.pooling = Pooling::kMax, other.hsa.mass = 0.5, other.hsa.min_top_k = 7;
+    other.hsa.far_field = true, other.hsa.pooling = Pooling::kMax, other.hsa.mass = 0.5, other.hsa.min_top_k = 7,
+    other.hsa.node = 32, other.hsa.tail = 0.5;
     EXPECT_EQ(plan_for(plain, 700, 900), plan_for(other, 700, 900)) << name_of(pattern);
   }
 }
@@ -347,9 +348,11 @@ TEST(Patterns, BudgetsSurviveAsNumbers) {
                .min_top_k = 13,
                .stride = 14,
                .dilation = 15,
-               .pattern_seed = 16};
+               .pattern_seed = 16,
+               .node = 17,
+               .tail = 0.25};
   const std::vector<Index> numbers = budgets_of(o);
-  EXPECT_EQ(numbers, (std::vector<Index>{1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 1, 123456, 13, 14, 15, 16}));
+  EXPECT_EQ(numbers, (std::vector<Index>{1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 1, 123456, 13, 14, 15, 16, 17, 250000}));
   EXPECT_EQ(options_of_budgets(numbers), o);
   EXPECT_EQ(options_of_budgets(budgets_of({})), HsaOptions());
 }

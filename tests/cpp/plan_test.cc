@@ -20,6 +20,7 @@ PlanShape shape_of(bool causal, Index queries, Index keys, Index block, Index wi
               .queries = queries,
               .keys = keys,
               .block = block,
+              .node = block,
               .causal = causal,
               .window = window,
               .dense_until = dense_until};
@@ -27,11 +28,11 @@ PlanShape shape_of(bool causal, Index queries, Index keys, Index block, Index wi
   return s;
 }
 
-// A token is near if its block is one of the blocks from that of position - window to that of position + window.
+// A token is near if its node is one of the nodes from that of position - window to that of position + window.
 bool is_near(const PlanShape& s, Index position, Index token) {
-  const Index block = token / s.block;
+  const Index node = token / s.node;
   if (s.causal && token > position) return false;
-  return block >= floor_div(position - s.window, s.block) && block <= floor_div(position + s.window, s.block);
+  return node >= floor_div(position - s.window, s.node) && node <= floor_div(position + s.window, s.node);
 }
 
 bool is_allowed(const PlanShape& s, Index position, Index token) { return !s.causal || token <= position; }
@@ -91,7 +92,7 @@ TEST(Plan, ShapeRoundsBudgetsToBlocks) {
   const Index keys = 5000, queries = 300;
   const auto shape = [&](Index block, Index window, Index dense_until, Index sinks, Index kept, bool far,
                          Index levels) {
-    return PlanShape{2, 3, queries, keys, block, true, window, dense_until, sinks, kept, far, levels};
+    return PlanShape{2, 3, queries, keys, block, block, true, window, dense_until, sinks, kept, far, levels};
   };
   // The tallest far node of `auto` has no limit that a sequence could reach.
   const Index any = plan_shape({}, 1, 1, 1, 1).far_levels;
@@ -105,7 +106,11 @@ TEST(Plan, ShapeRoundsBudgetsToBlocks) {
       {"levels above block", [](PlanOptions& o) { o.hsa.levels = 5; }, shape(8, 128, 1024, 1, 64, false, 2)},
       {"paper", [](PlanOptions& o) { o.hsa = HsaOptions::paper(); }, shape(8, 128, 1024, 1, 64, true, any)},
       {"maxima", [](PlanOptions& o) { o.hsa.pooling = Pooling::kMax; },
-       PlanShape{2, 3, queries, keys, 8, true, 128, 1024, 1, 64, false, any, Pooling::kMax}},
+       PlanShape{2, 3, queries, keys, 8, 8, true, 128, 1024, 1, 64, false, any, Pooling::kMax}},
+      {"pairs of nodes", [](PlanOptions& o) { o.hsa.block = 2, o.hsa.node = 8, o.hsa.sinks = 9; },
+       PlanShape{2, 3, queries, keys, 2, 8, true, 128, 1024, 8, 256, false, any}},
+      {"levels below node", [](PlanOptions& o) { o.hsa.block = 2, o.hsa.node = 8, o.hsa.levels = 2; },
+       PlanShape{2, 3, queries, keys, 2, 4, true, 128, 1024, 4, 256, false, 1}},
       {"no sinks", [](PlanOptions& o) { o.hsa.sinks = 0; }, shape(8, 128, 1024, 0, 64, false, any)},
   };
   for (const ShapeCase& c : cases) {
@@ -266,6 +271,11 @@ TEST(Coverage, ShapesThatNoOptionsGiveAreRefused) {
       {[](PlanShape& s) { s.block = 0; }, "plan: block is 0; it must be a power of two from 1 to 64"},
       {[](PlanShape& s) { s.block = 12; }, "plan: block is 12; it must be a power of two from 1 to 64"},
       {[](PlanShape& s) { s.block = -8; }, "plan: block is -8; it must be a power of two from 1 to 64"},
+      {[](PlanShape& s) { s.node = 2; }, "plan: node is 2, block is 4; node must be a power of two from block to 64"},
+      {[](PlanShape& s) { s.node = 8, s.sinks = 3; },
+       "plan: sinks are 3 blocks, of which a node has 2; they must be whole nodes"},
+      {[](PlanShape& s) { s.node = 8, s.far_field = true; },
+       "plan: node is 8, block is 4, and the far field is on; they must be equal then"},
       {[](PlanShape& s) { s.window = -1; }, "plan: window is -1; it must be from 0 to 2^56"},
       {[](PlanShape& s) { s.kept = INT64_MAX; }, "plan: kept is 9223372036854775807; it must be from 0 to 2^56"},
       {[](PlanShape& s) { s.far_levels = 41; }, "plan: far_levels is 41; it must be from 0 to 40"},

@@ -111,6 +111,7 @@ TEST(PooledAttentionPromises, WhatComesLaterMovesNothing) {
     Problem p{.name = "leak", .heads = 3, .queries = 260, .keys = 260, .dim = 24};
     p.options = testing::searching_options(random, true);
     p.options.hsa.far_field = true;
+    p.options.hsa.node = 0;
     const Pooler pooler = kPoolers[i % 3];
     const Index cut = uniform(random, 100, 250);
     SCOPED_TRACE(describe(p) + concat(", ", name_of(pooler), ", from ", cut));
@@ -152,6 +153,7 @@ TEST(PooledAttentionPromises, AnyCutEqualsTheWhole) {
     Problem whole{.name = "cut", .heads = 3, .queries = 230, .keys = 230, .dim = 24};
     whole.options = testing::searching_options(random, true);
     whole.options.hsa.far_field = i % 2 == 0;
+    whole.options.hsa.node = 0;
     const Pooler pooler = kPoolers[i % 3];
     SCOPED_TRACE(describe(whole) + concat(", ", name_of(pooler)));
     const Tensors<float> in = random_tensors(whole, static_cast<std::uint64_t>(i));
@@ -200,6 +202,7 @@ TEST(PooledAttentionPromises, WrongCallsAreRefused) {
   p.options = testing::searching_options(random, true);
   p.options.hsa.block = 8;
   p.options.hsa.far_field = false;
+  p.options.hsa.node = 0;
   const Tensors<float> in = random_tensors(p, 1);
   NodeTensors<float> nodes = random_nodes(p, 1);
   const Plan plan = plan_of(p, in);

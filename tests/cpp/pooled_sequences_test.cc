@@ -215,6 +215,7 @@ TEST(PooledSequences, EachAttendsItsNodesAsIfItWereAlone) {
     Problem p{.name = "sequences", .heads = i % 2 == 0 ? 2 : 3, .kv_heads = i % 2 == 0 ? 2 : 1};
     p.options = testing::searching_options(random, i % 3 > 0);
     p.options.hsa.far_field = i < 4;
+    p.options.hsa.node = 0;
     SCOPED_TRACE(describe(p));
     expect_attended_alone(p, serial_executor());
     expect_attended_alone(p, *pool);

@@ -160,6 +160,7 @@ TEST(Reference, FarFieldIsExactWhereKeysAreEqual) {
     Problem p{.name = "equal keys", .heads = 3, .queries = 150, .keys = 150, .dim = 8};
     p.options = testing::searching_options(random, i % 2 == 0);
     p.options.hsa.far_field = true;
+    p.options.hsa.node = 0;
     p.options.hsa.pooling = i % 4 < 2 ? Pooling::kMean : Pooling::kMax;
     Tensors<double> in = in_double(testing::random_tensors(p, static_cast<std::uint64_t>(i)));
     in.k.for_each([&](double& x, Index, Index, Index, Index c) { x = in.k.row(0, 0, 0)[c]; });

@@ -99,7 +99,7 @@ void check_problem(const Problem& p, std::uint64_t seed, Count& count) {
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.kv_heads; ++h) {
       const reference::Pyramid keys =
-          reference::make_search_pyramid(reference::load_head(in.k.view(), b, h), plan.shape.block, plan.shape.pooling);
+          reference::make_search_pyramid(reference::load_head(in.k.view(), b, h), plan.shape.node, plan.shape.pooling);
       std::vector<reference::Matrix> heads;
       for (Index g = 0; g < p.group(); ++g) heads.push_back(reference::load_head(in.q.view(), b, h * p.group() + g));
       for (Index i = 0; i < p.queries; ++i) {
@@ -164,6 +164,7 @@ struct StageCase {
   Index candidates, top_nodes, beam, levels;
   double mass = 0;
   Pooling pooling = Pooling::kMean;
+  Index block = 4, node = 0;
 };
 
 // One stage at a time decides, then all together.
@@ -181,6 +182,10 @@ constexpr StageCase kStages[] = {
     {"blocks by maxima", 0, 1024, 0, 0, 0, Pooling::kMax},
     {"descent by maxima", 0, 8, 8, 0, 0, Pooling::kMax},
     {"descent by maxima and rescoring, mass", 64, 8, 8, 0, 0.8, Pooling::kMax},
+    {"pairs of candidates of 8", 96, 8, 8, 0, 0, Pooling::kMean, 2, 8},
+    {"single tokens of candidates of 8, mass", 96, 8, 8, 0, 0.5, Pooling::kMean, 1, 8},
+    {"pairs of candidates of 4", 96, 8, 8, 0, 0, Pooling::kMean, 2, 4},
+    {"blocks of candidates of 32", 128, 8, 4, 6, 0, Pooling::kMean, 8, 32},
 };
 
 TEST(Selection, EachStageKeepsTheHighestScores) {
@@ -192,7 +197,7 @@ TEST(Selection, EachStageKeepsTheHighestScores) {
         p.options.hsa = {.window = 8,
                          .top_k = 32,
                          .candidates = c.candidates,
-                         .block = 4,
+                         .block = c.block,
                          .sinks = 4,
                          .top_nodes = c.top_nodes,
                          .beam = c.beam,
@@ -200,7 +205,8 @@ TEST(Selection, EachStageKeepsTheHighestScores) {
                          .levels = c.levels,
                          .pooling = c.pooling,
                          .mass = c.mass,
-                         .min_top_k = 8};
+                         .min_top_k = 8,
+                         .node = c.node};
         Count count;
         check_problem(p, 5, count);
         if (HasFatalFailure()) return;

@@ -107,6 +107,7 @@ Problem random_problem(Random& random, bool far_field) {
                         : testing::selecting_options(random, uniform(random, 0, 2) > 0);
   p.options.hsa.top_k = 16;
   p.options.hsa.far_field = far_field;
+  if (far_field) p.options.hsa.node = 0;
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * testing::one_of<Index>(random, {1, 3});
   p.dim = testing::one_of<Index>(random, {8, 24, 64});

@@ -119,7 +119,7 @@ def test_memory_goes_with_the_object():
         (lambda c, q, k: c.append(k.requires_grad_(), k), NotImplementedError, "k requires a gradient"),
         (lambda c, q, k: c.append(k.bfloat16(), k.bfloat16()), RuntimeError, "k is bfloat16, the cache is float32"),
         (lambda c, q, k: c.attend(q), RuntimeError, "q has 5 tokens, sequence 0 0; append their keys"),
-        (lambda c, q, k: c.attend(q, block=16), RuntimeError, "blocks of 16 tokens, the cache's pyramid of 8"),
+        (lambda c, q, k: c.attend(q, block=16), RuntimeError, "nodes of 16 tokens, the cache's pyramid of 8"),
         (lambda c, q, k: copy.deepcopy(c), TypeError, "it cannot be copied; fork() shares what it holds"),
         (lambda c, q, k: c.crop(3, sequence=0), RuntimeError, "length is 3; it must be from 0 to 0"),
         (lambda c, q, k: hsattn.Cache.load("/no/such/file"), RuntimeError, "cannot read /no/such/file"),

@@ -21,6 +21,12 @@ from hsattn._ops import ops
         ({"mass": 1.5}, ValueError, "mass is 1.5; it must be 0 (off) or a share of at most 1"),
         ({"mass": 1e-7}, ValueError, "mass is 1e-07; it counts in millionths, and 0 would switch it off"),
         ({"mass": "0.9"}, TypeError, "mass is '0.9'; it must be a float"),
+        ({"tail": 1.5}, ValueError, "tail is 1.5; it must be 0 (off) or a share of at most 1"),
+        ({"tail": 0.5, "pattern": "bigbird"}, ValueError, "tail was given; pattern 'bigbird' has none"),
+        ({"tail": 0.5, "far_field": True}, RuntimeError, "tail is 0.5, and the far field is on"),
+        ({"node": 0}, ValueError, "node is 0; it must be an int of at least 1, or None for block"),
+        ({"node": 24}, RuntimeError, "node is 24, block is 8; node must be 0 (block) or a power of two"),
+        ({"node": 16, "candidates": 512}, RuntimeError, "to keep single blocks of a node takes rescoring"),
         ({"min_top_k": 0}, RuntimeError, "min_top_k is 0; it must be from 1"),
         ({"pattern": "hss"}, ValueError, "pattern is 'hss'; it must be one of full, local, hsa"),
         ({"pattern": "hss"}, ValueError, "bigbird, linear, performer, linformer"),
@@ -55,6 +61,17 @@ def test_options(options, error, message):
     with pytest.raises(error) as caught:
         hsattn.attention(*problem(40), **options)
     assert message in str(caught.value)
+
+
+def test_a_tail_has_no_gradient():
+    q, k, v = problem(200, grad=True)
+    with pytest.raises(NotImplementedError, match=r"tail is 0\.5 and a gradient is asked for"):
+        hsattn.attention(q, k, v, tail=0.5)
+    with torch.no_grad():
+        plan = hsattn.make_plan(q, k, tail=0.5)
+        assert hsattn.attention(q, k, v, tail=0.5).isfinite().all()
+        with pytest.raises(RuntimeError, match=r"attention_forward: the plan has a tail of 0\.5"):
+            hsattn.attention(q, k, v, plan=plan)
 
 
 def test_options_that_ask_for_nothing_pass():

@@ -9,9 +9,9 @@ namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 struct Cell {
   const HeadJob& job;
   Scratch& s;
-  const float* q;       // [4 group, padded dim]; row = position * group + head
-  Index positions = 0;  // of the cell
-  Range left[kQuad] = {}, right[kQuad] = {};
+  const float* q;                             // [4 group, padded dim]; row = position * group + head
+  Index positions = 0;                        // of the cell
+  Range left[kQuad] = {}, right[kQuad] = {};  // nodes
   Range near[kQuad] = {};
   unsigned active = 0;    // positions that search in this pass, one bit each
   Index count = 0;        // items in ids, a multiple of 16; padding may be chosen by nobody

@@ -131,7 +131,7 @@ static void open_children(Cell& c, Index level) {
 // A ragged node stands for fewer tokens than the others of its level.
 static void add_ragged_bias(Cell& c, Index level) {
   const PlanShape& shape = c.job.shape;
-  const Index full = shape.block << level;
+  const Index full = shape.node << level;
   const Index last = c.nodes(level) - 1, tokens = shape.keys - last * full;
   if (shape.causal || tokens >= full) return;
   const float bias = __builtin_logf(static_cast<float>(tokens) / static_cast<float>(full));

@@ -214,6 +214,7 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
     if (sums != nullptr) __builtin_memset(sums, 0, static_cast<std::size_t>(rows * kUnit) * sizeof(float));
   }
   __builtin_memset(s.o, 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
+  if (s.tail_o != nullptr) begin_with_tail(rows, padded, s);
 }
 
 // The lists of a tile: those of the plan, or ones that follow from the positions or are chosen now from the queries in

@@ -9,14 +9,15 @@ SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
   const HsaOptions& o = options.hsa;
   SearchBudgets b;
   b.kept = shape.kept;
-  b.sinks = shape.sinks;
-  b.candidates = std::max(shape.kept, ceil_div(o.candidates, shape.block));
-  b.rescore = b.candidates > b.kept;
+  const Index per_node = shape.blocks_of_node();
+  b.sinks = shape.sinks / per_node;
+  b.candidates = std::max(ceil_div(shape.kept, per_node), ceil_div(o.candidates, shape.node));
+  b.rescore = per_node > 1 || b.candidates > b.kept;
   b.beam = o.beam > 0 ? o.beam : b.candidates;
   b.top_nodes = o.top_nodes;
   b.mass = mass_budget(o);
   b.least = o.mass > 0 ? std::min(b.kept, ceil_div(o.min_top_k, shape.block)) : b.kept;
-  if (o.levels > 0) b.start_level = o.levels - log2_exact(shape.block);
+  if (o.levels > 0) b.start_level = o.levels - log2_exact(shape.node);
   return b;
 }
 
@@ -27,16 +28,18 @@ PlanShape without_idle_search(PlanShape shape) {
   }
   shape.kept = 0;
   shape.far_field = false;
+  shape.tail = 0;
   return shape;
 }
 
 PackRequest request_for(const PlanShape& shape, bool search, bool rescore) {
   PackRequest request;
-  request.block = shape.block;
+  request.block = shape.node;
   request.pooling = shape.pooling;
   request.search = search && shape.slots() > 0;
   request.rescore = request.search && rescore;
   request.far_field = shape.far_field;
+  request.tail = request.search && shape.tail > 0;
   return request;
 }
 

@@ -12,10 +12,11 @@
 
 namespace hsattn::cpu {
 
-// Budgets of the search in blocks and nodes; see docs/design.md, "Selection".
+// Budgets of the search; see docs/design.md, "Selection".
 struct SearchBudgets {
-  Index start_level = -1;  // -1: from top_nodes
-  Index top_nodes = 0, beam = 0, candidates = 0, kept = 0, sinks = 0;
+  Index start_level = -1;                                    // -1: from top_nodes
+  Index top_nodes = 0, beam = 0, candidates = 0, sinks = 0;  // nodes
+  Index kept = 0;                                            // blocks, as the two at the end
   bool rescore = false;
   double mass = 0;  // if not 0: as few of the kept blocks as hold this share of the attention
   Index least = 0;  // but at least so many; `kept` without a mass budget
@@ -77,7 +78,10 @@ struct Scratch {
   // [capacity]
   std::int32_t *ids = nullptr, *next_ids = nullptr;
   std::uint8_t *may = nullptr, *next_may = nullptr, *chosen = nullptr;
-  std::int32_t* lists = nullptr;                   // [positions of a tile, slots]
+  std::int32_t* lists = nullptr;  // [positions of a tile, slots]
+  // [rows], [rows], [rows, padded dim]: what the running softmax begins with; only with a tail
+  float *tail_max = nullptr, *tail_sum = nullptr, *tail_o = nullptr;
+  std::uint8_t* kept_lanes = nullptr;              // [4, capacity / 8]: of candidates' units; only with a tail
   Entry* cell_entries = nullptr;                   // [capacity / 8]: candidates of a cell; a byte for each position
   std::vector<std::vector<Entry>> entries;         // [quads]
   std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each; far field only

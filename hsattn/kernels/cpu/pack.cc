@@ -152,6 +152,7 @@ void take_tables(Slab::Taker& take, const PackRequest& request, PackedHead& head
   Units<float> keys, values;
   table(keys, head.padded_dim, p.rows());
   if (request.far_field) table(values, head.padded_dim, p.rows());
+  if (request.tail) table(p.level[0].values, head.padded_dim, p.first[1]);
   for (int level = 0; level < p.levels; ++level) {
     PackedLevel& nodes = p.level[level];
     const Index first = p.first[level] * head.padded_dim;
@@ -275,6 +276,16 @@ void pool_stored(const StoredRows& x, const Rows<const float>& given, const Pack
 
 }  // namespace
 
+// Mean values of the smallest nodes.
+void pool_smallest(const StoredRows& v, Index block, PackedHead& head) {
+  float space[kPanel * kMaxDim];
+  for (Index node = 0; node < head.pyramid.first[1]; ++node) {
+    const Index begin = node * block, count = std::min(block, v.count - begin);
+    pool_rows(Pooling::kMean, float_rows(v, begin, count, space), 0, count, head.padded_dim,
+              head.pyramid.level[0].values[node]);
+  }
+}
+
 void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& given, const PackRequest& request,
                    PackedHead& head) {
   PackedPyramid& p = head.pyramid;
@@ -282,6 +293,7 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& g
   const Index pd = head.padded_dim;
   pool_stored(k, given.keys, request, pd, p.level[0].keys.run);
   if (request.far_field) pool_stored(v, given.values, request, pd, p.level[0].values.run);
+  if (request.tail) pool_smallest(v, request.block, head);
   if (!request.search) return;
   for (int level = 0; level < p.levels; ++level) {
     const PackedLevel& at = p.level[level];
@@ -297,7 +309,9 @@ bool far_nodes_finite(const PackedHead& head) {
   const PackedPyramid& p = head.pyramid;
   if (p.levels == 0 || p.level[0].values.empty()) return true;
   const Index pd = head.padded_dim;
-  return all_finite({p.level[0].keys.run, p.rows(), pd, pd}) && all_finite({p.level[0].values.run, p.rows(), pd, pd});
+  const bool smallest_alone = p.levels > 1 && p.level[1].values.empty();  // of a tail
+  const Index rows = smallest_alone ? p.first[1] : p.rows();
+  return all_finite({p.level[0].keys.run, rows, pd, pd}) && all_finite({p.level[0].values.run, rows, pd, pd});
 }
 
 }  // namespace hsattn::cpu

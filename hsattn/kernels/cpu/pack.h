@@ -12,6 +12,7 @@ struct PackRequest {
   bool search = false;     // key pyramid, rounded to bytes
   bool rescore = false;    // keys rounded to bytes
   bool far_field = false;  // key and value pyramid rows
+  bool tail = false;       // mean values of the smallest nodes
   bool pairs = false;      // keys and values as pairs of bfloat16; the tensors are bfloat16
   bool tiles = false;      // see PackedHead
   Index step = 1;          // see PackedHead
@@ -53,8 +54,8 @@ struct GivenNodes {
 void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& given, const PackRequest& request,
                    PackedHead& head);
 
-// Whether all keys and values of nodes are finite, if the far field attends them: given ones may not be, and the sum of
-// finite tokens may overflow.
+// Whether all keys and values of nodes are finite, if the far field or a tail attends them: given ones may not be, and
+// the sum of finite tokens may overflow.
 bool far_nodes_finite(const PackedHead& head);
 
 // Tokens behind a node of the pyramid.

@@ -1,4 +1,4 @@
-// Softmax masses of candidate blocks, from scores of all their tokens with queries and keys rounded to bytes.
+// Softmax masses of candidates' blocks, from scores of all their tokens with queries and keys rounded to bytes.
 #pragma once
 
 #include "hsattn/kernels/cpu/cell-inl.h"
@@ -13,6 +13,9 @@ constexpr std::uint32_t kBytesOfBits[16] = {0x00000000, 0x000000ff, 0x0000ff00, 
 
 // Whether masses are shares of the attention: several heads are added up so, and a mass budget needs them.
 static bool normalised(const Cell& c) { return c.job.group > 1 || c.job.search.mass > 0; }
+
+// Units of a candidate; one that is smaller than a unit has some lanes of one.
+static Index units_of_node(const Cell& c) { return max_of<Index>(1, c.job.shape.node / kUnit); }
 
 // The units of one range of tokens for each active position.
 static Index list_units(const Cell& c, const Range* tokens, Entry* out) {
@@ -35,11 +38,11 @@ static Index list_units(const Cell& c, const Range* tokens, Entry* out) {
 
 // The units of the sinks before (and behind) the near runs.
 static Index list_sink_units(const Cell& c, Entry* out) {
-  const Index block = c.job.shape.block, sinks = c.job.shape.sinks;
+  const Index node = c.job.shape.node, sinks = c.job.search.sinks;
   Range before[kQuad], behind[kQuad];
   for (int p = 0; p < c.positions; ++p) {
-    before[p] = {0, min_of(sinks, c.left[p].end) * block};
-    behind[p] = {c.right[p].begin * block, min_of(sinks * block, c.job.shape.keys)};
+    before[p] = {0, min_of(sinks, c.left[p].end) * node};
+    behind[p] = {c.right[p].begin * node, min_of(sinks * node, c.job.shape.keys)};
   }
   const Index units = list_units(c, before, out);
   return units + list_units(c, behind, out + units);
@@ -49,15 +52,15 @@ static Index list_sink_units(const Cell& c, Entry* out) {
 // the lanes belongs to position p.
 static Index list_candidate_units(Cell& c, Index count) {
   const PlanShape& shape = c.job.shape;
-  const Index per_block = max_of<Index>(1, shape.block / kUnit);
+  const Index per_node = units_of_node(c);
   Entry* out = c.s.cell_entries;
-  const bool plain = shape.block == kUnit && shape.keys % kUnit == 0;  // a block is a unit, and all its lanes exist
+  const bool plain = shape.node == kUnit && shape.keys % kUnit == 0;  // a node is a unit, and all its lanes exist
   Index units = plain ? count : 0;
   for (Index i = 0; i < units; ++i) out[i] = {c.s.ids[i], kBytesOfBits[c.s.may[i] & 15U]};
   for (Index i = units; i < count; ++i) {
-    const Index begin = c.s.ids[i] * shape.block, end = min_of(shape.keys, begin + shape.block);
+    const Index begin = c.s.ids[i] * shape.node, end = min_of(shape.keys, begin + shape.node);
     const std::uint32_t who = kBytesOfBits[c.s.may[i] & 15U];
-    for (Index u = 0; u < per_block; ++u) {
+    for (Index u = 0; u < per_node; ++u) {
       const Index unit = begin / kUnit + u;
       const std::uint32_t lanes = lane_bits(begin - unit * kUnit, end - unit * kUnit) * 0x01010101U;
       out[units++] = {static_cast<std::int32_t>(unit * kUnit < shape.keys ? unit : 0), who & lanes};
@@ -88,10 +91,13 @@ static float largest_score(const Cell& c, int p, const float* score, Index units
   return max_of(reduce_max(top), -1.0e38F);
 }
 
-// Sum of exp over the lanes of each unit that position p may choose, relative to a power of two near the largest;
-// scores that are not finite count nothing. Returns the factor that normalises them. With kWhole, for a single head
-// whose units are seen whole or not at all, the factor is 1, and units that the position may not choose get rubbish.
-template <bool kHuge, bool kWhole>
+// What a row's scores become: sums over the lanes of each unit, or weights token by token.
+enum class MassOf { kUnits, kTokens };
+
+// exp of the lanes that position p may choose, relative to a power of two near the largest; scores that are not finite
+// count nothing. Returns the factor that normalises them. With kWhole, for a single head whose units are seen whole or
+// not at all, the factor is 1, and units that the position may not choose get rubbish. `out` may be `score`.
+template <MassOf kOf, bool kHuge, bool kWhole>
 static float unit_masses(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
   const Entry* entries = c.s.cell_entries;
   const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
@@ -108,8 +114,9 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
       }
       if constexpr (!kWhole) sum = int_add(sum, to_fixed_point(w));
       weights[v] = w;
+      if constexpr (kOf == MassOf::kTokens) store(out + u * kUnit + v * kLanes, w);
     }
-    half_store(out + u, sums_of_units(weights));
+    if constexpr (kOf == MassOf::kUnits) half_store(out + u, sums_of_units(weights));
     if (!kWhole && u % 2048 == 2040) {
       total += int_sum(sum);
       sum = int_zero();
@@ -120,18 +127,78 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
   return total > 0 ? 1048576.0F / static_cast<float>(total) : 1.0F;
 }
 
-static float masses_of_row(const Cell& c, int p, const float* score, Index units, float* out) {
-  const float exponent = exponent_above(largest_score(c, p, score, units));
+template <MassOf kOf>
+static float masses_of_row(const Cell& c, int p, const float* score, Index units, float* out,
+                           float* largest = nullptr) {
+  const float top = largest_score(c, p, score, units), exponent = exponent_above(top);
+  if (largest != nullptr) *largest = top;
   const bool huge = exponent > kHugeExponent || exponent < -kHugeExponent;
-  const bool whole = c.job.shape.block >= kUnit && (c.job.shape.causal || c.job.shape.keys % kUnit == 0);
-  if (!normalised(c) && whole && !huge) return unit_masses<false, true>(c, p, score, units, exponent, out);
-  return huge ? unit_masses<true, false>(c, p, score, units, exponent, out)
-              : unit_masses<false, false>(c, p, score, units, exponent, out);
+  const bool whole =
+      c.job.shape.node >= kUnit && c.job.shape.tail == 0 && (c.job.shape.causal || c.job.shape.keys % kUnit == 0);
+  if (!normalised(c) && whole && !huge) return unit_masses<kOf, false, true>(c, p, score, units, exponent, out);
+  return huge ? unit_masses<kOf, true, false>(c, p, score, units, exponent, out)
+              : unit_masses<kOf, false, false>(c, p, score, units, exponent, out);
 }
 
-// Masses of the candidate blocks, summed over the heads of each position.
+// mass[i] becomes (or grows by) factor times the sum of kSize neighbouring weights.
+template <Index kSize>
+HSATTN_INLINE void add_sums(const float* weights, Index count, float factor, bool first, float* mass) {
+  for (Index i = 0; i < count; ++i) {
+    float sum = weights[i * kSize];
+    for (Index j = 1; j < kSize; ++j) sum += weights[i * kSize + j];
+    mass[i] = first ? sum * factor : mass[i] + sum * factor;
+  }
+}
+
+static void add_block_masses(Index block, const float* weights, Index count, float factor, bool first, float* mass) {
+  switch (block) {
+    case 1:
+      return add_sums<1>(weights, count, factor, first, mass);
+    case 2:
+      return add_sums<2>(weights, count, factor, first, mass);
+    case 4:
+      return add_sums<4>(weights, count, factor, first, mass);
+    case 8:
+      return add_sums<8>(weights, count, factor, first, mass);
+    case 16:
+      return add_sums<16>(weights, count, factor, first, mass);
+    case 32:
+      return add_sums<32>(weights, count, factor, first, mass);
+    default:
+      return add_sums<64>(weights, count, factor, first, mass);
+  }
+}
+
+// Masses of the blocks of each candidate, of one row, whose scores become weights.
+static void add_masses_of_parts(const Cell& c, int p, float* score, Index units, Index count, bool first, float* mass) {
+  const PlanShape& shape = c.job.shape;
+  const Index per_node = shape.blocks_of_node();
+  const Index row = (score - c.s.scores) / c.s.capacity + (c.q - c.s.q) / c.job.packed->padded_dim;
+  float* largest = shape.tail > 0 ? c.s.tail_max + row : nullptr;
+  const float factor = masses_of_row<MassOf::kTokens>(c, p, score, units, score, largest);
+  if (shape.node >= kUnit) return add_block_masses(shape.block, score, count * per_node, factor, first, mass);
+  for (Index i = 0; i < count; ++i) {
+    const float* weights = score + i * kUnit + c.s.ids[i] * shape.node % kUnit;
+    add_block_masses(shape.block, weights, per_node, factor, first, mass + i * per_node);
+  }
+}
+
+// Masses of whole candidates, of one row.
+static void add_masses_of_nodes(const Cell& c, int p, const float* score, Index units, Index count, bool first,
+                                float* mass) {
+  const Index per_node = units_of_node(c);
+  float* unit_mass = c.s.unit_mass;
+  const float factor = masses_of_row<MassOf::kUnits>(c, p, score, units, unit_mass);
+  for (Index i = 0; i < count; ++i) {
+    float sum = unit_mass[i * per_node];
+    for (Index u = 1; u < per_node; ++u) sum += unit_mass[i * per_node + u];
+    mass[i] = first ? sum * factor : mass[i] + sum * factor;
+  }
+}
+
+// Masses of the candidates' blocks, summed over the heads of each position.
 static void rescore(Cell& c) {
-  const Index per_block = max_of<Index>(1, c.job.shape.block / kUnit);
+  const bool parts = c.job.shape.blocks_of_node() > 1 || c.job.shape.tail > 0;
   const Index count = items(c);
   const Index units = list_candidate_units(c, count);
   const PackedHead& head = *c.job.packed;
@@ -144,18 +211,16 @@ static void rescore(Cell& c) {
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
     float* mass = c.s.mass + p * c.s.capacity;
-    const float* score = c.s.scores + p * c.job.group * c.s.capacity;
-    if (!normalised(c) && per_block == 1) {
-      masses_of_row(c, p, score, units, mass);
+    float* score = c.s.scores + p * c.job.group * c.s.capacity;
+    if (!normalised(c) && !parts && units_of_node(c) == 1) {
+      masses_of_row<MassOf::kUnits>(c, p, score, units, mass);
       continue;
     }
-    float* unit_mass = c.s.unit_mass;
-    for (Index h = 0; h < c.job.group; ++h) {
-      const float factor = masses_of_row(c, p, score + h * c.s.capacity, units, unit_mass);
-      for (Index i = 0; i < count; ++i) {
-        float sum = unit_mass[i * per_block];
-        for (Index u = 1; u < per_block; ++u) sum += unit_mass[i * per_block + u];
-        mass[i] = h == 0 ? sum * factor : mass[i] + sum * factor;
+    for (Index h = 0; h < c.job.group; ++h, score += c.s.capacity) {
+      if (parts) {
+        add_masses_of_parts(c, p, score, units, count, h == 0, mass);
+      } else {
+        add_masses_of_nodes(c, p, score, units, count, h == 0, mass);
       }
     }
   }

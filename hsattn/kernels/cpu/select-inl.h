@@ -7,6 +7,7 @@
 
 #include "hsattn/kernels/cpu/descend-inl.h"
 #include "hsattn/kernels/cpu/rescore-inl.h"
+#include "hsattn/kernels/cpu/tail-inl.h"
 #include "hsattn/kernels/cpu/top_k-inl.h"
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
@@ -27,6 +28,23 @@ static Index count_for_mass(const Cell& c, unsigned p, const float* mass) {
   for (Index i = 0; i < n; ++i) all += static_cast<std::int64_t>(x[i] * factor);
   const auto missed = static_cast<std::int64_t>((1 - b.mass) * kWhole);
   return max_of(b.least, min_of(b.kept, fewest_to_reach(x, n, factor, all - missed)));
+}
+
+// Candidates, which are nodes, become their blocks, in the order of the masses that rescore() found.
+static void open_blocks(Cell& c) {
+  const Index per_node = c.job.shape.blocks_of_node(), old_count = items(c);
+  Index count = 0;
+  for (Index i = 0; i < old_count; ++i) {
+    for (Index j = 0; j < per_node; ++j, ++count) {
+      c.s.next_ids[count] = static_cast<std::int32_t>(c.s.ids[i] * per_node + j);
+      c.s.next_may[count] = c.s.may[i];
+    }
+  }
+  c.count = count;
+  forbid_items(c.s.next_ids, c.s.next_may, c.count, 0, c.job.shape.blocks());
+  pad_items(c, c.s.next_ids, c.s.next_may, kDimAlign);
+  exchange(c.s.ids, c.s.next_ids);
+  exchange(c.s.may, c.s.next_may);
 }
 
 // What a stage ranks by: scores of nodes or masses of blocks; and whether it is the last, where a mass budget says how
@@ -60,7 +78,8 @@ static void write_lists(Cell& c, std::int32_t* lists) {
     std::int32_t* list = lists + static_cast<Index>(p) * shape.slots();
     Index used = 0;
     for (Index b = 0; b < shape.sinks && b < shape.blocks(); ++b) {
-      if (c.left[p].contains(b) || c.right[p].contains(b)) list[used++] = static_cast<std::int32_t>(b);
+      const Index node = b / shape.blocks_of_node();
+      if (c.left[p].contains(node) || c.right[p].contains(node)) list[used++] = static_cast<std::int32_t>(b);
     }
     Index found = 0;
     for (Index i = 0; i < c.count; i += kLanes) {
@@ -84,7 +103,7 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
     }
     open_children(c, level - 1);
   }
-  forbid_items(c.s.ids, c.s.may, c.count, b.sinks, c.job.shape.blocks());  // sinks are attended anyway
+  forbid_items(c.s.ids, c.s.may, c.count, b.sinks, c.job.shape.nodes());  // sinks are attended anyway
   const Index wanted = b.rescore ? b.candidates : b.kept;
   if (most_allowed(c) <= (b.rescore ? wanted : b.least)) {
     choose_all(c);
@@ -94,11 +113,15 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
   }
   if (b.rescore) {
     narrow_to_chosen(c);
-    if (most_allowed(c) <= b.least) {
+    const Index per_node = c.job.shape.blocks_of_node(), candidates = items(c);
+    const bool all = most_allowed(c) * per_node <= b.least;
+    if (!all) rescore(c);
+    if (per_node > 1) open_blocks(c);
+    if (all) {
       choose_all(c);
     } else {
-      rescore(c);
       choose(c, b.kept, {1, true, true});
+      if (c.job.shape.tail > 0) add_tail(c, per_node > 1 ? c.s.next_ids : c.s.ids, candidates);
     }
   }
   write_lists(c, lists);
@@ -111,8 +134,8 @@ static void search_cell(Cell& c, Index first, std::int32_t* lists) {
   unsigned waiting = 0;
   for (int p = 0; p < c.positions; ++p) {
     const Index position = shape.position(first + p);
-    c.left[p] = shape.left(position);
-    c.right[p] = shape.right(position);
+    c.left[p] = shape.left_nodes(position);
+    c.right[p] = shape.right_nodes(position);
     c.near[p] = shape.near(position);
     level[p] = 0;
     if (c.left[p].size() + c.right[p].size() > 0) {
@@ -135,6 +158,7 @@ static void search_cell(Cell& c, Index first, std::int32_t* lists) {
 
 static void select_tile(const HeadJob& job, Index first, Index count, std::int32_t* lists, Scratch& s) {
   round_queries(s.q, count * job.group, job.packed->padded_dim, s);
+  if (job.shape.tail > 0) reset_tail(job, count, s);
   for (Index p = 0; p < count; p += kQuad) {
     Cell cell{job, s, s.q + p * job.group * job.packed->padded_dim, min_of<Index>(kQuad, count - p)};
     search_cell(cell, first + p, lists + p * job.shape.slots());

@@ -9,19 +9,19 @@ namespace hsattn::cpu {
 namespace {
 
 // Items that a cell of (up to) 4 positions may have to score at once: nodes of a level, children of refined nodes in
-// whole units of 8, or tokens of candidate blocks and of the near run.
+// whole units of 8, or tokens of candidates and of the near run.
 Index search_capacity(const HeadJob& job) {
   const PlanShape& shape = job.shape;
   const SearchBudgets& b = job.search;
-  const Index blocks = shape.blocks(), positions = std::min(kQuad, shape.queries);
-  const Index opened = b.start_level >= 0 ? (blocks >> b.start_level) + 2 : std::min(blocks, b.top_nodes + 2 * kQuad);
-  const Index children = std::min(2 * blocks, kUnit * positions * std::min(blocks, b.beam)) + 4 * kQuad * kUnit;
+  const Index nodes = shape.nodes(), positions = std::min(kQuad, shape.queries);
+  const Index opened = b.start_level >= 0 ? (nodes >> b.start_level) + 2 : std::min(nodes, b.top_nodes + 2 * kQuad);
+  const Index children = std::min(2 * nodes, kUnit * positions * std::min(nodes, b.beam)) + 4 * kQuad * kUnit;
   Index tokens = 0;
   if (b.rescore) {
-    tokens = positions * std::min(blocks, b.candidates) * std::max(shape.block, kUnit);
-    const Index near = std::min(shape.keys, 2 * (shape.window + 2 * shape.block) + kQuad) + 2 * kUnit;
+    tokens = positions * std::min(nodes, b.candidates) * std::max(shape.node, kUnit);
+    const Index near = std::min(shape.keys, 2 * (shape.window + 2 * shape.node) + kQuad) + 2 * kUnit;
     if (job.group > 1 || b.mass > 0) tokens += near;
-    if (b.mass > 0) tokens += 2 * (std::min(shape.keys, b.sinks * shape.block) + 2 * kUnit);
+    if (b.mass > 0) tokens += 2 * (std::min(shape.keys, b.sinks * shape.node) + 2 * kUnit);
   }
   return round_up(std::max({opened + 2 * kUnit, children, tokens}), kPanel) + 3 * kPanel;
 }
@@ -85,7 +85,7 @@ void Scratch::take_rows(Slab::Taker& take, const HeadJob& job, bool backward) {
 void Scratch::take_search(Slab::Taker& take, const HeadJob& job) {
   const Index cell = std::min(kQuad, job.shape.queries);  // positions
   take(scores, round_up(cell * job.group, kQuad) * capacity);
-  take(mass, cell * capacity);
+  take(mass, (job.shape.tail > 0 ? kQuad : cell) * capacity);
   take(work, capacity);
   take(spare, capacity + kDimAlign);
   take(unit_mass, capacity / kUnit + kUnit);
@@ -95,6 +95,10 @@ void Scratch::take_search(Slab::Taker& take, const HeadJob& job) {
   take(q_int8, rows * job.packed->padded_dim);
   take(q_scales, rows);
   take(q_sums, rows);
+  if (job.shape.tail == 0) return;
+  for (float** array : {&tail_max, &tail_sum}) take(*array, rows);
+  take(tail_o, rows * job.packed->padded_dim);
+  take(kept_lanes, cell * (capacity / kUnit));
 }
 
 void load_tile_rows(const StoredRows& x, Index group, Index first, Index count, float factor, Index padded_dim,

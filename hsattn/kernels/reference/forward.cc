@@ -10,20 +10,56 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
+// The mean of a node's values, whatever the pyramid pools.
+std::vector<double> mean_of_node(const Matrix& values, Index node, Index size) {
+  std::vector<double> mean(static_cast<std::size_t>(values.dim), 0.0);
+  const Index begin = node * size, end = std::min(values.count, begin + size);
+  for (Index t = begin; t < end; ++t) {
+    for (Index c = 0; c < values.dim; ++c) mean[c] += values.row(t)[c] / static_cast<double>(end - begin);
+  }
+  return mean;
+}
+
+// Adds the tail of query head `g` of a group to a row whose softmax is `softmax`. A mean that is not finite counts
+// nothing.
+void add_tail(const std::vector<Rejected>& tail, Index g, const PlanShape& shape, const Matrix& values,
+              RowSoftmax& softmax, std::span<double> o) {
+  std::vector<double> logs = {softmax.lse};
+  std::vector<std::vector<double>> means;
+  for (const Rejected& r : tail) {
+    std::vector<double> mean = mean_of_node(values, r.node, shape.node);
+    const bool finite = std::all_of(mean.begin(), mean.end(), [](double x) { return std::isfinite(x); });
+    logs.push_back(finite ? r.log_mass[g] + std::log(shape.tail) : kMinusInfinity);
+    if (!finite) std::fill(mean.begin(), mean.end(), 0.0);
+    means.push_back(std::move(mean));
+  }
+  const double lse = log_sum_exp(logs);
+  if (lse == kMinusInfinity) return;
+  for (double& x : o) x *= std::exp(softmax.lse - lse);
+  for (std::size_t j = 0; j < means.size(); ++j) {
+    for (std::size_t c = 0; c < o.size(); ++c) o[c] += std::exp(logs[j + 1] - lse) * means[j][c];
+  }
+  softmax.lse = lse;
+}
+
 // o and lse of one query head.
 void forward_head(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
-                  const Pyramid& keys, const Pyramid& values, Index batch, Index head) {
-  const Index kv_head = head / (in.q.heads / in.k.heads);
+                  const Pyramid& keys, const Pyramid& values, Index batch, Index head, const Tails* tails) {
+  const Index group = in.q.heads / in.k.heads, kv_head = head / group;
   const Matrix q = load_head(in.q, batch, head);
   Matrix o(q.count, q.dim);
   for (Index i = 0; i < q.count; ++i) {
     const std::vector<Node> seen = seen_by(plan, batch, kv_head, i);
-    const RowSoftmax softmax = softmax_of_row(q.row(i), scale, seen, keys);
+    RowSoftmax softmax = softmax_of_row(q.row(i), scale, seen, keys);
     if (softmax.lse != kMinusInfinity) {
       for (std::size_t j = 0; j < seen.size(); ++j) {
         const std::span<const double> v = values.row(seen[j]);
         for (Index c = 0; c < q.dim; ++c) o.row(i)[c] += softmax.weight[j] * v[c];
       }
+    }
+    if (tails != nullptr) {
+      const std::vector<Rejected>& tail = (*tails)[(batch * in.k.heads + kv_head) * q.count + i];
+      add_tail(tail, head % group, plan.shape, values.tokens, softmax, o.row(i));
     }
     const Index at = (batch * in.q.heads + head) * q.count + i;
     if (out.lse != nullptr && lse_type(in.q.dtype) == DType::kFloat32) {
@@ -85,21 +121,21 @@ RowSoftmax softmax_of_row(std::span<const double> q, double scale, const std::ve
 HeadPyramids pyramids_of(const AttentionInputs& in, const PlanShape& shape, Index batch, Index kv_head) {
   Matrix k = load_head(in.k, batch, kv_head), v = load_head(in.v, batch, kv_head);
   if (!in.pooled) {
-    return {make_pyramid(std::move(k), shape.block, shape.pooling),
-            make_pyramid(std::move(v), shape.block, shape.pooling)};
+    return {make_pyramid(std::move(k), shape.node, shape.pooling),
+            make_pyramid(std::move(v), shape.node, shape.pooling)};
   }
-  return {pyramid_of(std::move(k), shape.block, load_head(in.pooled->k, batch, kv_head)),
-          pyramid_of(std::move(v), shape.block, load_head(in.pooled->v, batch, kv_head))};
+  return {pyramid_of(std::move(k), shape.node, load_head(in.pooled->k, batch, kv_head)),
+          pyramid_of(std::move(v), shape.node, load_head(in.pooled->v, batch, kv_head))};
 }
 
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
-             Executor& executor) {
+             Executor& executor, const Tails* tails) {
   const Index group = in.k.heads == 0 ? 0 : in.q.heads / in.k.heads;
   executor.run(in.k.batch * in.k.heads, [&](Index task) {
     const Index batch = task / in.k.heads, kv_head = task % in.k.heads;
     const auto [keys, values] = pyramids_of(in, plan.shape, batch, kv_head);
     for (Index g = 0; g < group; ++g) {
-      forward_head(in, scale, plan, out, keys, values, batch, kv_head * group + g);
+      forward_head(in, scale, plan, out, keys, values, batch, kv_head * group + g, tails);
     }
   });
 }

@@ -14,13 +14,24 @@
 
 namespace hsattn::reference {
 
-/// Fills `blocks` [batch, kv_heads, queries, slots] with every position's list. `scale` multiplies q.k.
-void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys = {});
+/// What a position's search weighed and rejected, of one candidate.
+struct Rejected {
+  Index node = 0;                 ///< of the smallest ones
+  std::vector<double> log_mass;  ///< of each query head: log of the sum of exp(score) over its rejected tokens
+};
+/// [batch, kv_heads, queries]
+using Tails = std::vector<std::vector<Rejected>>;
 
-/// Writes o, and lse if it is not null. `plan` is trusted: see check_plan().
+/// Fills `blocks` [batch, kv_heads, queries, slots] with every position's list. `scale` multiplies q.k. With `tails`,
+/// what was rejected goes there.
+void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys = {},
+            Tails* tails = nullptr);
+
+/// Writes o, and lse if it is not null. `plan` is trusted: see check_plan(). With `tails`, mean values of what was
+/// rejected are attended with the plan's share of its mass.
 void forward(const AttentionInputs& in, double scale, const PlanView& plan, const AttentionOutputs& out,
-             Executor& executor);
+             Executor& executor, const Tails* tails = nullptr);
 
 /// Overwrites dq, dk, dv and, if asked for, those of pooled nodes. Reads only `saved.dout`: the softmax and o are
 /// recomputed in double, so that the gradients carry no rounding of a stored o or lse.
@@ -32,9 +43,9 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
 /// Budgets of the search, in nodes and blocks.
 struct SearchBudget {
   Index top_nodes = 0;     ///< start at the finest level on which at most so many nodes cover the past
-  Index start_level = -1;  ///< or at this level above blocks, if not negative
+  Index start_level = -1;  ///< or at this level above the smallest nodes, if not negative
   Index beam = 0;          ///< nodes refined per level
-  Index candidates = 0;    ///< blocks that the descent returns; rescored if more than `kept`
+  Index candidates = 0;    ///< smallest nodes that the descent returns; their blocks are rescored if more than `kept`
   Index kept = 0;          ///< blocks that are attended besides sinks
   double mass = 0;         ///< if not 0: as few of them as hold this share of the attention
   Index least = 0;         ///< but at least so many
@@ -46,7 +57,7 @@ struct SearchBudget {
 /// With a mass budget, `slack` is by how much of the attention the last choice could have ended one block earlier or
 /// later; infinite where no share decided.
 struct Stage {
-  Index level = 0;  ///< level above blocks; kRescore for the masses of candidate blocks
+  Index level = 0;  ///< level above the smallest nodes; kRescore for the masses of candidates' blocks
   std::vector<Index> nodes;
   std::vector<double> scores;
   std::vector<Index> kept;  ///< ascending
@@ -56,10 +67,10 @@ struct Stage {
 
 /// The list of one position, ascending, without padding: sinks of its past and the blocks that its query heads choose.
 /// `queries[g]` is the row of head g at this position, `keys` comes from make_search_pyramid(). With `trace`, every
-/// stage of the search is appended to it.
+/// stage of the search is appended to it. With `rejected`, what rescoring weighed and did not keep is.
 std::vector<Index> select_position(const std::vector<std::span<const double>>& queries, const Pyramid& keys,
                                    const PlanShape& shape, const SearchBudget& budget, double scale, Index position,
-                                   std::vector<Stage>* trace = nullptr);
+                                   std::vector<Stage>* trace = nullptr, std::vector<Rejected>* rejected = nullptr);
 
 /// Tokens and nodes of a head: what is pooled is given, or as the plan's rules say.
 struct HeadPyramids {

@@ -17,7 +17,7 @@ constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 class Past {
  public:
   Past(const PlanShape& shape, Index position)
-      : left_(shape.left(position)), right_(shape.right(position)), blocks_(shape.blocks()) {}
+      : left_(shape.left_nodes(position)), right_(shape.right_nodes(position)), nodes_(shape.nodes()) {}
 
   // Nodes [begin, end) of `level`. The last node on the right may be ragged: the sequence ends there.
   Range left_nodes(Index level) const { return {0, left_.end >> level}; }
@@ -25,7 +25,7 @@ class Past {
     if (right_.size() <= 0) return {0, 0};
     return {ceil_div(right_.begin, Index{1} << level), nodes_at(level)};
   }
-  Index nodes_at(Index level) const { return ceil_div(blocks_, Index{1} << level); }
+  Index nodes_at(Index level) const { return ceil_div(nodes_, Index{1} << level); }
 
   bool holds(Index level, Index node) const {
     return left_nodes(level).contains(node) || right_nodes(level).contains(node);
@@ -42,7 +42,7 @@ class Past {
 
  private:
   Range left_, right_;
-  Index blocks_;
+  Index nodes_;
 };
 
 // The search of one position: its G query heads over one key pyramid, all rounded to bytes.
@@ -93,6 +93,23 @@ struct Search {
   }
 
   std::vector<Index> sinks_to_weigh() const { return budget.mass > 0 ? sinks : std::vector<Index>(); }
+
+  // The masses of the blocks of each candidate that are not among `kept`, ascending.
+  std::vector<Rejected> rejected_of(const std::vector<Index>& candidates, const std::vector<Index>& kept) const {
+    std::vector<Rejected> all;
+    for (const Index node : candidates) {
+      Rejected one{node, {}};
+      for (const std::vector<double>& q : queries) {
+        std::vector<double> parts;
+        for (Index b = node * shape.blocks_of_node(); b < (node + 1) * shape.blocks_of_node(); ++b) {
+          if (b < shape.blocks() && !std::binary_search(kept.begin(), kept.end(), b)) parts.push_back(block_lse_of(q, b));
+        }
+        one.log_mass.push_back(log_sum_exp(parts));
+      }
+      all.push_back(std::move(one));
+    }
+    return all;
+  }
 
   double block_lse_of(std::span<const double> q, Index block) const {
     return tokens_lse(q, {block * shape.block, std::min((block + 1) * shape.block, shape.keys)});
@@ -169,6 +186,16 @@ Index count_for_mass(Stage& stage, const SearchBudget& budget, Index heads) {
   return most;
 }
 
+// The blocks of some nodes, as far as they exist.
+std::vector<Index> blocks_of(const std::vector<Index>& nodes, const PlanShape& shape) {
+  std::vector<Index> blocks;
+  for (const Index node : nodes) {
+    for (Index i = 0; i < shape.blocks_of_node(); ++i) blocks.push_back(node * shape.blocks_of_node() + i);
+  }
+  std::erase_if(blocks, [&](Index block) { return block >= shape.blocks(); });
+  return blocks;
+}
+
 }  // namespace
 
 SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options)
@@ -177,15 +204,15 @@ SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options)
       least(std::min(shape.kept, ceil_div(options.hsa.min_top_k, shape.block))) {
   const HsaOptions& hsa = options.hsa;
   top_nodes = hsa.top_nodes;
-  // block = 2^log2(block) tokens: a node of 2^levels tokens lies levels - log2(block) above the blocks.
-  if (hsa.levels > 0) start_level = hsa.levels - log2_exact(shape.block);
-  candidates = ceil_div(std::max(hsa.candidates, hsa.top_k), shape.block);
+  // A node of 2^levels tokens lies levels - log2(node) above the smallest ones.
+  if (hsa.levels > 0) start_level = hsa.levels - log2_exact(shape.node);
+  candidates = ceil_div(std::max(hsa.candidates, hsa.top_k), shape.node);
   beam = hsa.beam > 0 ? hsa.beam : candidates;
 }
 
 std::vector<Index> select_position(const std::vector<std::span<const double>>& queries, const Pyramid& keys,
                                    const PlanShape& shape, const SearchBudget& budget, double scale, Index position,
-                                   std::vector<Stage>* trace) {
+                                   std::vector<Stage>* trace, std::vector<Rejected>* rejected) {
   if (shape.slots() == 0 || shape.dense(position)) return {};
   const Past past(shape, position);
   std::vector<std::vector<double>> rows;
@@ -194,8 +221,9 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
     round_row(q, static_cast<float>(scale), kQueryLevels, rows.back());
   }
   Search search{rows, keys, shape, budget, position, {}};
+  const Index per_node = shape.blocks_of_node();
   for (Index b = 0; b < shape.sinks; ++b) {
-    if (past.holds(0, b)) search.sinks.push_back(b);
+    if (past.holds(0, b / per_node)) search.sinks.push_back(b);
   }
   const auto choose = [&](Index level, std::vector<Index> nodes, std::vector<double> scores, Index count,
                           bool by_mass = false) {
@@ -214,12 +242,17 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
     active = search.next_nodes(past, level - 1, refined);
   }
 
-  // Blocks: sinks are attended anyway; the best others are candidates.
-  std::erase_if(active, [&](Index b) { return b < shape.sinks; });
-  const bool rescore = budget.candidates > budget.kept, by_mass = budget.mass > 0;
+  // The smallest nodes: sinks are attended anyway; the best others are candidates. If a node is one block, and no more
+  // are candidates than are kept, they are the list.
+  std::erase_if(active, [&](Index node) { return node * per_node < shape.sinks; });
+  const bool rescore = per_node > 1 || budget.candidates > budget.kept, by_mass = budget.mass > 0;
   const Index wanted = rescore ? budget.candidates : budget.kept;
   std::vector<Index> list = choose(0, active, search.score_nodes(0, active), wanted, by_mass && !rescore);
-  if (rescore) list = choose(Stage::kRescore, list, search.score_tokens(list), budget.kept, by_mass);
+  if (rescore) {
+    const std::vector<Index> candidates = list, blocks = blocks_of(candidates, shape);
+    list = choose(Stage::kRescore, blocks, search.score_tokens(blocks), budget.kept, by_mass);
+    if (rejected != nullptr) *rejected = search.rejected_of(candidates, list);
+  }
 
   list.insert(list.end(), search.sinks.begin(), search.sinks.end());
   std::sort(list.begin(), list.end());
@@ -227,22 +260,26 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
 }
 
 void select(const ConstView& q, const ConstView& k, const PlanShape& shape, const PlanOptions& options, double scale,
-            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
+            std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys, Tails* tails) {
   const Index slots = shape.slots();
   if (slots == 0) return;
+  if (tails != nullptr) tails->resize(static_cast<std::size_t>(shape.batch * shape.kv_heads * shape.queries));
   const SearchBudget budget(shape, options);
   executor.run(shape.batch * shape.kv_heads, [&](Index task) {
     const Index batch = task / shape.kv_heads, kv_head = task % shape.kv_heads, group = q.heads / k.heads;
     const Matrix tokens = load_head(k, batch, kv_head);
-    const Pyramid keys = pooled_keys ? make_search_pyramid(tokens, shape.block, load_head(*pooled_keys, batch, kv_head))
-                                     : make_search_pyramid(tokens, shape.block, shape.pooling);
+    const Pyramid keys = pooled_keys ? make_search_pyramid(tokens, shape.node, load_head(*pooled_keys, batch, kv_head))
+                                     : make_search_pyramid(tokens, shape.node, shape.pooling);
     std::vector<Matrix> heads;
     for (Index g = 0; g < group; ++g) heads.push_back(load_head(q, batch, kv_head * group + g));
     for (Index i = 0; i < shape.queries; ++i) {
       std::vector<std::span<const double>> queries;
       for (const Matrix& head : heads) queries.push_back(head.row(i));
-      const std::vector<Index> list = select_position(queries, keys, shape, budget, scale, shape.position(i));
-      std::int32_t* out = blocks + (task * shape.queries + i) * slots;
+      const Index at = task * shape.queries + i;
+      std::vector<Rejected>* rejected = tails == nullptr ? nullptr : &(*tails)[static_cast<std::size_t>(at)];
+      const std::vector<Index> list =
+          select_position(queries, keys, shape, budget, scale, shape.position(i), nullptr, rejected);
+      std::int32_t* out = blocks + at * slots;
       std::fill_n(out, slots, -1);
       std::copy(list.begin(), list.end(), out);
     }

@@ -17,6 +17,8 @@ inline Problem random_cache_problem(Random& random, Index keys) {
   Problem p{.name = "random", .queries = keys, .keys = keys};
   p.options = selecting_options(random, true);
   p.options.hsa.sinks = uniform(random, 0, 9);
+  const HsaOptions& o = p.options.hsa;
+  if (!o.far_field && o.candidates > o.top_k) p.options.hsa.tail = one_of(random, {0.0, 0.5});
   if (uniform(random, 0, 9) == 0) p.options.pattern = one_of(random, {Pattern::kFull, Pattern::kLocal});
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * one_of<Index>(random, {1, 3, 8});

@@ -54,7 +54,7 @@ std::string describe(const Problem& p) {
                 ", candidates ", o.candidates, ", block ", o.block, ", sinks ", o.sinks, ", top_nodes ", o.top_nodes,
                 ", beam ", o.beam, ", dense_until ", o.dense_until, ", far_field ", o.far_field, ", levels ", o.levels,
                 ", pooling ", name_of(o.pooling), ", mass ", o.mass, ", min_top_k ", o.min_top_k, ", stride ", o.stride,
-                ", dilation ", o.dilation, ", pattern_seed ", o.pattern_seed);
+                ", dilation ", o.dilation, ", pattern_seed ", o.pattern_seed, ", node ", o.node, ", tail ", o.tail);
 }
 
 HsaOptions smallest_budgets(bool far_field) {
@@ -67,6 +67,10 @@ HsaOptions smallest_budgets(bool far_field) {
           .beam = 4,
           .dense_until = 0,
           .far_field = far_field};
+}
+
+void choose_node(Random& random, HsaOptions& o) {
+  o.node = o.far_field || o.candidates <= o.top_k ? 0 : std::min<Index>(64, o.block << uniform(random, 0, 3));
 }
 
 PlanOptions searching_options(Random& random, bool causal) {
@@ -82,6 +86,7 @@ PlanOptions searching_options(Random& random, bool causal) {
   options.hsa.pooling = one_of(random, {Pooling::kMean, Pooling::kMean, Pooling::kMax});
   options.hsa.mass = one_of(random, {0.0, 0.0, 0.5, 0.9});
   options.hsa.min_top_k = one_of<Index>(random, {1, 8, 16});
+  choose_node(random, options.hsa);
   return options;
 }
 

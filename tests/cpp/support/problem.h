@@ -49,6 +49,8 @@ std::string describe(const Problem& problem);
 /// Small budgets at which every stage of the search acts: 3 and more levels, beam, rescoring, no dense positions; both
 /// poolings, with and without a mass budget.
 PlanOptions searching_options(Random& random, bool causal);
+/// Nodes of the search of a random size that the other options allow.
+void choose_node(Random& random, HsaOptions& options);
 
 /// The same, the smallest of them and fixed: every stage acts on 100 tokens.
 HsaOptions smallest_budgets(bool far_field = true);

@@ -1,0 +1,137 @@
+// The tail: what rescoring weighs and rejects stands for itself, each candidate as the mean of its values with a share
+// of its rejected mass. It is where the running softmax of a tile's rows begins (docs/design.md, "The tail").
+#pragma once
+
+#include "hsattn/kernels/cpu/cell-inl.h"
+
+namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
+
+static void reset_tail(const HeadJob& job, Index count, Scratch& s) {
+  const Index rows = (count * job.group + kQuad - 1) / kQuad * kQuad, padded = job.packed->padded_dim;
+  for (Index r = 0; r < s.rows; ++r) s.tail_max[r] = s.tail_sum[r] = 0;
+  __builtin_memset(s.tail_o, 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
+}
+
+// Puts the running softmax of the rows of a tile, which have seen nothing yet, after their tails.
+static void begin_with_tail(Index rows, Index padded, Scratch& s) {
+  for (Index r = 0; r < rows; ++r) {
+    if (s.tail_sum[r] == 0) continue;
+    s.max[r] = s.tail_max[r];
+    s.far_sum[r] = s.tail_sum[r];
+    __builtin_memcpy(s.o + r * padded, s.tail_o + r * padded, static_cast<std::size_t>(padded) * sizeof(float));
+  }
+}
+
+// Lanes of each unit of the candidates that position p keeps, a byte for each.
+static void find_kept_lanes(const Cell& c, unsigned p, const std::int32_t* nodes, Index count, std::uint8_t* lanes) {
+  const PlanShape& shape = c.job.shape;
+  const Index per_node = shape.blocks_of_node(), units = max_of<Index>(1, shape.node / kUnit);
+  const Index blocks = max_of<Index>(1, kUnit / shape.block);  // of a unit
+  const std::uint32_t block_lanes = lane_bits(0, shape.block);
+  for (Index i = 0; i < count; ++i) {
+    const Index first = shape.node < kUnit ? nodes[i] * shape.node % kUnit : 0;  // lane
+    for (Index u = 0; u < units; ++u) {
+      const std::uint8_t* chosen = c.s.chosen + i * per_node + u * kUnit / shape.block;
+      std::uint32_t kept = 0;
+      for (Index b = 0; b < min_of(blocks, per_node); ++b) {
+        kept |= (chosen[b] >> p & 1U) * block_lanes << (first + b * shape.block);
+      }
+      lanes[i * units + u] = static_cast<std::uint8_t>(kept);
+    }
+  }
+}
+
+// The rejected mass of each candidate in one row, whose weights are those of `units` units, a multiple of 8.
+static void add_up_rejected(const Cell& c, const float* weights, const std::uint8_t* kept, Index units, float* mass) {
+  const Index per_node = max_of<Index>(1, c.job.shape.node / kUnit);
+  float* unit_mass = per_node == 1 ? mass : c.s.unit_mass;
+  for (Index u = 0; u < units; u += kPanelUnits) {
+    F w[kVectors];
+    each<kVectors>([&](int v) HSATTN_ALWAYS {
+      w[v] = select(lanes_of(kept + u + v * kUnitsPerVector), zero(), load(weights + u * kUnit + v * kLanes));
+    });
+    half_store(unit_mass + u, sums_of_units(w));
+  }
+  if (per_node == 1) return;
+  for (Index i = 0; i < units / per_node; ++i) {
+    float sum = unit_mass[i * per_node];
+    for (Index u = 1; u < per_node; ++u) sum += unit_mass[i * per_node + u];
+    mass[i] = sum;
+  }
+}
+
+// Up to 64 candidates as rows of values. One that holds a value that is not finite weighs nothing.
+struct TailPanel {
+  const float* values[kPanel];
+  int count, units;
+
+  HSATTN_ALWAYS TailPanel(const Cell& c, const std::int32_t* nodes, Index left, float* weights) {
+    const Units<float>& rows = c.pyramid().level[0].values;
+    count = static_cast<int>(min_of<Index>(left, kPanel));
+    units = (count + static_cast<int>(kUnit) - 1) / static_cast<int>(kUnit);
+    for (int j = 0; j < units * static_cast<int>(kUnit); ++j) {
+      values[j] = rows[nodes[j < count ? j : 0]];
+      for (int r = 0; r < static_cast<int>(kQuad) && j >= count; ++r) weights[r * kPanel + j] = 0;
+    }
+    if (c.job.packed->any_not_finite) skip_not_finite(c.job.packed->padded_dim, weights);
+  }
+
+ private:
+  void skip_not_finite(Index padded, float* weights) {
+    alignas(64) static constexpr float kZeros[kMaxDim] = {};
+    for (int j = 0; j < units * static_cast<int>(kUnit); ++j) {
+      bool all = true;
+      for (Index d = 0; d < padded; d += kLanes) all &= count_bits(finite(load(values[j] + d))) == kLanes;
+      if (all) continue;
+      values[j] = kZeros;
+      for (int r = 0; r < static_cast<int>(kQuad); ++r) weights[r * kPanel + j] = 0;
+    }
+  }
+  static HSATTN_ALWAYS int count_bits(M m) { return __builtin_popcount(bits(m)); }
+};
+
+// Adds the tails of 4 rows, mass [4, capacity], to what they begin with.
+static void add_tail_of_quad(const Cell& c, const std::int32_t* nodes, Index count, Index row) {
+  const Index padded = c.job.packed->padded_dim;
+  const float scale[kQuad] = {1, 1, 1, 1}, share = static_cast<float>(c.job.shape.tail);
+  for (Index at = 0; at < count; at += kPanel) {
+    alignas(64) float weights[kQuad * kPanel];
+    for (Index r = 0; r < kQuad; ++r) {
+      for (Index j = 0; j < kPanel; j += kLanes) {
+        store(weights + r * kPanel + j, mul(set1(share), load(c.s.mass + r * c.s.capacity + at + j)));
+      }
+    }
+    const TailPanel panel(c, nodes + at, count - at, weights);
+    for (int j = 0; j < panel.count; ++j)
+      for (Index r = 0; r < kQuad; ++r) c.s.tail_sum[row + r] += weights[r * kPanel + j];
+    weighted_rows<Floats>(weights, scale, NodeRows{panel.values}, panel.units, padded, c.s.tail_o + row * padded);
+  }
+}
+
+// After the choice of a cell's active positions: the weights of their rows lie where their scores were.
+static void add_tail(Cell& c, const std::int32_t* nodes, Index count) {
+  const Index units = count * max_of<Index>(1, c.job.shape.node / kUnit);
+  const Index padded_units = (units + kPanelUnits - 1) / kPanelUnits * kPanelUnits;
+  std::uint8_t* kept = c.s.kept_lanes;
+  const Index stride = c.s.capacity / kUnit;
+  for (int p = 0; p < c.positions; ++p) {
+    if ((c.active >> p & 1U) == 0) continue;
+    find_kept_lanes(c, static_cast<unsigned>(p), nodes, count, kept + p * stride);
+    for (Index u = units; u < padded_units; ++u) kept[p * stride + u] = 0xff;
+  }
+  const Index row0 = (c.q - c.s.q) / c.job.packed->padded_dim;
+  for (Index quad = 0; quad < c.rows(); quad += kQuad) {
+    for (Index r = 0; r < kQuad; ++r) {
+      const Index row = quad + r, p = row / c.job.group;
+      float* mass = c.s.mass + r * c.s.capacity;
+      if (p >= c.positions || (c.active >> p & 1U) == 0) {
+        __builtin_memset(mass, 0, static_cast<std::size_t>(padded_units) * sizeof(float));
+      } else {
+        add_up_rejected(c, c.s.scores + row * c.s.capacity, kept + p * stride, padded_units, mass);
+      }
+    }
+    add_tail_of_quad(c, nodes, count, row0 + quad);
+  }
+}
+
+}  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE
