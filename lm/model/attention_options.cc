@@ -44,7 +44,8 @@ void AttentionOptions::visit_budgets(OptionVisitor& option) {
   option("far_field", hsa.far_field, "attend pooled nodes for what was not kept");
   option("levels", hsa.levels, "0: auto; 1..6: the search starts at nodes of 2^levels tokens");
   option("pooling", pooling, "mean | max; with parameters: attention | attention_paper | learnable");
-  option("node", hsa.node, "tokens of the smallest nodes of the search; 0: block. If more, single blocks of them are kept");
+  option("node", hsa.node,
+         "tokens of the smallest nodes of the search; 0: block. If more, single blocks of them are kept");
   option("tail", hsa.tail, "share of what rescoring rejects that mean values stand for; not in training");
   option("mass", hsa.mass, "0: top_k tokens; else the share of the attention that is enough, with at most top_k");
   option("min_top_k", hsa.min_top_k, "with mass: selected tokens that are attended in any case");

@@ -16,7 +16,7 @@ namespace hsattn::reference {
 
 /// What a position's search weighed and rejected, of one candidate.
 struct Rejected {
-  Index node = 0;                 ///< of the smallest ones
+  Index node = 0;                ///< of the smallest ones
   std::vector<double> log_mass;  ///< of each query head: log of the sum of exp(score) over its rejected tokens
 };
 /// [batch, kv_heads, queries]

@@ -102,7 +102,8 @@ struct Search {
       for (const std::vector<double>& q : queries) {
         std::vector<double> parts;
         for (Index b = node * shape.blocks_of_node(); b < (node + 1) * shape.blocks_of_node(); ++b) {
-          if (b < shape.blocks() && !std::binary_search(kept.begin(), kept.end(), b)) parts.push_back(block_lse_of(q, b));
+          if (b < shape.blocks() && !std::binary_search(kept.begin(), kept.end(), b))
+            parts.push_back(block_lse_of(q, b));
         }
         one.log_mass.push_back(log_sum_exp(parts));
       }
