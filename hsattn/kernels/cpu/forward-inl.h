@@ -214,7 +214,6 @@ static void reset_rows(Index rows, Index padded, Scratch& s) {
     if (sums != nullptr) __builtin_memset(sums, 0, static_cast<std::size_t>(rows * kUnit) * sizeof(float));
   }
   __builtin_memset(s.o, 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
-  if (s.tail_o != nullptr) begin_with_tail(rows, padded, s);
 }
 
 // The lists of a tile: those of the plan, or ones that follow from the positions or are chosen now from the queries in
@@ -262,6 +261,7 @@ static void forward_tile(const HeadJob& job, Index first, Index count, const For
   }
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   reset_rows(quads * kQuad, head.padded_dim, s);
+  if (job.shape.tail > 0) begin_with_tail(quads * kQuad, head.padded_dim, s);
   if (job.shape.far_field) {
     for (Index quad = 0; quad < quads; ++quad) forward_far(head, far_of(s, quad), quad * kQuad, s);
   }

@@ -167,6 +167,7 @@ static void forward_tile_by_strips(const HeadJob& job, Index first, Index count,
   complete_pairs(rows, head.depth, job.scale < 0, s.q_pairs);
   build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
   reset_rows(all_rows, padded, s);
+  if (job.shape.tail > 0) begin_with_tail(rows, padded, s);
   __builtin_memset(s.tile_sums, 0, static_cast<std::size_t>(all_rows * kLanes) * sizeof(float));
   if (job.shape.far_field) {
     for (Index quad = 0; quad < quads; ++quad) forward_far(head, far_of(s, quad), quad * kQuad, s);

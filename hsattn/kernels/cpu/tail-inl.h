@@ -12,7 +12,8 @@ static void reset_tail(const HeadJob& job, Index count, Scratch& s) {
   __builtin_memset(s.tail_o, 0, static_cast<std::size_t>(rows * padded) * sizeof(float));
 }
 
-// Puts the running softmax of the rows of a tile, which have seen nothing yet, after their tails.
+// Puts the running softmax of the rows of a tile, which have seen nothing yet, behind their tails. Only after a search,
+// which each tile of a job with a tail has: what stands there else is of another job.
 static void begin_with_tail(Index rows, Index padded, Scratch& s) {
   for (Index r = 0; r < rows; ++r) {
     if (s.tail_sum[r] == 0) continue;
