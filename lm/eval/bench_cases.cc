@@ -171,6 +171,8 @@ void check_bench_options(const BenchOptions& o) {
   check(o.attention.ours() || linear, "pattern is ", o.attention.attention, "; one of ", patterns_for_help(),
         " | linear | performer is right");
   check_attention_options(o.attention);
+  check(o.attention.hsa.tail == 0, "tail is ", o.attention.hsa.tail,
+        ", which is not in the lists by which answers are checked before they are timed; 0 is right");
   check(!o.attention.has_pooler(), "pooling is ", o.attention.pooling,
         ", whose parameters belong to a model and are trained with it; mean or max are right here, and `hsattn "
         "bench-step` times steps with it");

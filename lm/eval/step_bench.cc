@@ -245,6 +245,7 @@ void check_step_bench_options(const StepBenchOptions& o) {
   for (const std::string& name : split_list(o.attentions)) {
     model.attention = attention_variant(name, o.model.attention);
     check_model_config(model);
+    check(model.attention.hsa.tail == 0, "tail is ", model.attention.hsa.tail, ", which has no gradient; 0 is right");
     check(seen.insert(name).second, "attention is ", o.attentions, ", which names ", name, " twice; once is right");
   }
   check(o.batch >= 1 && o.batch <= 1 << 16, "batch is ", o.batch, "; 1 to 65536 is right");

@@ -361,7 +361,11 @@ def test_inspect_measures_every_head_and_draws_one(hsattn, text, whole, tmp_path
     html = page.read_text()
     assert html.count('class="near"') >= 20
     assert 'class="block"' in html
-    assert 'class="far"' in html
+    assert 'class="far"' not in html
+    budgets = ["--preset", "paper", "--window", 16, "--top-k", 32, "--top-nodes", 8, "--dense-until", 0]
+    far = hsattn(*arguments, "--out", page, "--attention", "hsa", *budgets)
+    assert far.returncode == 0, far.stderr
+    assert 'class="far"' in page.read_text()
     full = hsattn(*arguments, "--out", page, "--attention", "full", "--json")
     assert all(head["mass"] == pytest.approx(1) for head in json.loads(full.stdout)["heads"])
     absent = hsattn(*arguments, "--out", page, "--layer", 7)

@@ -58,6 +58,8 @@ def test_each_command_explains_its_options_and_gives_examples(hsattn, command):
         (("bench", "--quick", "--only", "growth"), "only is growth"),
         (("bench", "--repeats", "0"), "repeats is 0"),
         (("bench", "--fail-below", "0.9"), "fail_below needs a baseline"),
+        (("bench", "--lengths", "8", "--tail", "0.5"), "tail is 0.5, which is not in the lists"),
+        (("bench-step", "--tail", "0.5"), "tail is 0.5, which has no gradient"),
         (("bench-step", "--attention", "hsa,magic"), "attention is magic"),
         (("bench-step", "--attention", "hsa,sdpa,hsa"), "names hsa twice"),
         (("bench-step", "--attention", ""), "attention is ;"),
