@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from option_times import options_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hsattn.hf
@@ -35,12 +36,6 @@ def change(difference):
     """Of perplexity, in percent, with its standard error."""
     error = difference.std().item() / math.sqrt(len(difference))
     return f"{100 * math.expm1(difference.mean().item()):+6.2f} +- {100 * error:.2f}"
-
-
-def options_of(words):
-    """{"top_k": 512, "tail": 0.5} of "top_k=512,tail=0.5"."""
-    pairs = (pair.split("=") for pair in words.split(","))
-    return {name: float(value) if "." in value else int(value) for name, value in pairs}
 
 
 def windows_of(tokenizer, path, length, count):
