@@ -109,7 +109,7 @@ void check_plans(const char* who, Parts& parts, std::size_t sequences, std::span
   if (plans.empty()) return;
   for (const PlanView& plan : plans) {
     check(plan.shape.node == plans[0].shape.node && plan.shape.far_field == plans[0].shape.far_field, who,
-          ": plans differ in block or far field; all must be made with the same options");
+          ": plans differ in node or far field; all must be made with the same options");
   }
   parts.place_nodes(who, plans[0].shape.node);
   for (std::size_t i = 0; i < sequences; ++i) {

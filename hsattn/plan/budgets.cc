@@ -37,6 +37,7 @@ Index number_of(Index x) { return x; }
 Index number_of(bool x) { return x ? 1 : 0; }
 Index number_of(Pooling x) { return x == Pooling::kMax ? 1 : 0; }
 Index number_of(double x) { return std::llround(x * kMillion); }
+double in_millionths(double x) { return static_cast<double>(number_of(x)) / kMillion; }
 
 void read(const char* /*name*/, Index number, Index& to) { to = number; }
 void read(const char* /*name*/, Index number, double& to) { to = static_cast<double>(number) / kMillion; }
@@ -65,9 +66,9 @@ std::vector<Index> budgets_of(const HsaOptions& options) {
   return budgets;
 }
 
-double tail_share(const HsaOptions& options) { return static_cast<double>(number_of(options.tail)) / kMillion; }
+double mass_budget(const HsaOptions& options) { return in_millionths(options.mass); }
 
-double mass_budget(const HsaOptions& options) { return static_cast<double>(number_of(options.mass)) / kMillion; }
+double tail_share(const HsaOptions& options) { return in_millionths(options.tail); }
 
 HsaOptions options_of_budgets(std::span<const Index> budgets) {
   HsaOptions options;

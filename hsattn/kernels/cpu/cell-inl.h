@@ -22,6 +22,9 @@ struct Cell {
   Index rows() const { return (positions * job.group + kQuad - 1) / kQuad * kQuad; }
 };
 
+// Units of a candidate; one that is smaller than a unit has some lanes of one.
+static Index units_of_node(const Cell& c) { return max_of<Index>(1, c.job.shape.node / kUnit); }
+
 static Index ceil_shift(Index x, Index level) { return (x + (Index{1} << level) - 1) >> level; }
 
 static void push(Cell& c, std::int32_t* ids, std::uint8_t* may, Index id, unsigned mask) {

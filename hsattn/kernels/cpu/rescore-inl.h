@@ -14,9 +14,6 @@ constexpr std::uint32_t kBytesOfBits[16] = {0x00000000, 0x000000ff, 0x0000ff00, 
 // Whether masses are shares of the attention: several heads are added up so, and a mass budget needs them.
 static bool normalised(const Cell& c) { return c.job.group > 1 || c.job.search.mass > 0; }
 
-// Units of a candidate; one that is smaller than a unit has some lanes of one.
-static Index units_of_node(const Cell& c) { return max_of<Index>(1, c.job.shape.node / kUnit); }
-
 // The units of one range of tokens for each active position.
 static Index list_units(const Cell& c, const Range* tokens, Entry* out) {
   Index begin = c.job.shape.keys, end = 0, units = 0;
@@ -140,41 +137,29 @@ static float masses_of_row(const Cell& c, int p, const float* score, Index units
               : unit_masses<kOf, false, false>(c, p, score, units, exponent, out);
 }
 
-// mass[i] becomes (or grows by) factor times the sum of kSize neighbouring weights.
-template <Index kSize>
-HSATTN_INLINE void add_sums(const float* weights, Index count, float factor, bool first, float* mass) {
+// mass[i] becomes (or grows by) factor times the sum of `size` neighbouring weights.
+HSATTN_INLINE void add_sums(Index size, const float* weights, Index count, float factor, bool first, float* mass) {
   for (Index i = 0; i < count; ++i) {
-    float sum = weights[i * kSize];
-    for (Index j = 1; j < kSize; ++j) sum += weights[i * kSize + j];
+    float sum = weights[i * size];
+    for (Index j = 1; j < size; ++j) sum += weights[i * size + j];
     mass[i] = first ? sum * factor : mass[i] + sum * factor;
   }
 }
 
+// Sizes below a unit are written out, so that blocks side by side are added up at once.
 static void add_block_masses(Index block, const float* weights, Index count, float factor, bool first, float* mass) {
-  switch (block) {
-    case 1:
-      return add_sums<1>(weights, count, factor, first, mass);
-    case 2:
-      return add_sums<2>(weights, count, factor, first, mass);
-    case 4:
-      return add_sums<4>(weights, count, factor, first, mass);
-    case 8:
-      return add_sums<8>(weights, count, factor, first, mass);
-    case 16:
-      return add_sums<16>(weights, count, factor, first, mass);
-    case 32:
-      return add_sums<32>(weights, count, factor, first, mass);
-    default:
-      return add_sums<64>(weights, count, factor, first, mass);
-  }
+  if (block == 1) return add_sums(1, weights, count, factor, first, mass);
+  if (block == 2) return add_sums(2, weights, count, factor, first, mass);
+  if (block == 4) return add_sums(4, weights, count, factor, first, mass);
+  add_sums(block, weights, count, factor, first, mass);
 }
 
-// Masses of the blocks of each candidate, of one row, whose scores become weights.
-static void add_masses_of_parts(const Cell& c, int p, float* score, Index units, Index count, bool first, float* mass) {
+// Masses of the blocks of each candidate, of row `row` of the cell, whose scores become weights.
+static void add_masses_of_parts(const Cell& c, int p, Index row, Index units, Index count, bool first, float* mass) {
   const PlanShape& shape = c.job.shape;
-  const Index per_node = shape.blocks_of_node();
-  const Index row = (score - c.s.scores) / c.s.capacity + (c.q - c.s.q) / c.job.packed->padded_dim;
-  float* largest = shape.tail > 0 ? c.s.tail_max + row : nullptr;
+  const Index per_node = shape.blocks_of_node(), row0 = (c.q - c.s.q) / c.job.packed->padded_dim;
+  float* score = c.s.scores + row * c.s.capacity;
+  float* largest = shape.tail > 0 ? c.s.tail_max + row0 + row : nullptr;
   const float factor = masses_of_row<MassOf::kTokens>(c, p, score, units, score, largest);
   if (shape.node >= kUnit) return add_block_masses(shape.block, score, count * per_node, factor, first, mass);
   for (Index i = 0; i < count; ++i) {
@@ -211,16 +196,16 @@ static void rescore(Cell& c) {
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
     float* mass = c.s.mass + p * c.s.capacity;
-    float* score = c.s.scores + p * c.job.group * c.s.capacity;
+    const float* score = c.s.scores + p * c.job.group * c.s.capacity;
     if (!normalised(c) && !parts && units_of_node(c) == 1) {
       masses_of_row<MassOf::kUnits>(c, p, score, units, mass);
       continue;
     }
-    for (Index h = 0; h < c.job.group; ++h, score += c.s.capacity) {
+    for (Index h = 0; h < c.job.group; ++h) {
       if (parts) {
-        add_masses_of_parts(c, p, score, units, count, h == 0, mass);
+        add_masses_of_parts(c, p, p * c.job.group + h, units, count, h == 0, mass);
       } else {
-        add_masses_of_nodes(c, p, score, units, count, h == 0, mass);
+        add_masses_of_nodes(c, p, score + h * c.s.capacity, units, count, h == 0, mass);
       }
     }
   }

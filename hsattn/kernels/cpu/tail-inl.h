@@ -26,7 +26,7 @@ static void begin_with_tail(Index rows, Index padded, Scratch& s) {
 // Lanes of each unit of the candidates that position p keeps, a byte for each.
 static void find_kept_lanes(const Cell& c, unsigned p, const std::int32_t* nodes, Index count, std::uint8_t* lanes) {
   const PlanShape& shape = c.job.shape;
-  const Index per_node = shape.blocks_of_node(), units = max_of<Index>(1, shape.node / kUnit);
+  const Index per_node = shape.blocks_of_node(), units = units_of_node(c);
   const Index blocks = max_of<Index>(1, kUnit / shape.block);  // of a unit
   const std::uint32_t block_lanes = lane_bits(0, shape.block);
   for (Index i = 0; i < count; ++i) {
@@ -44,7 +44,7 @@ static void find_kept_lanes(const Cell& c, unsigned p, const std::int32_t* nodes
 
 // The rejected mass of each candidate in one row, whose weights are those of `units` units, a multiple of 8.
 static void add_up_rejected(const Cell& c, const float* weights, const std::uint8_t* kept, Index units, float* mass) {
-  const Index per_node = max_of<Index>(1, c.job.shape.node / kUnit);
+  const Index per_node = units_of_node(c);
   float* unit_mass = per_node == 1 ? mass : c.s.unit_mass;
   for (Index u = 0; u < units; u += kPanelUnits) {
     F w[kVectors];
@@ -111,7 +111,7 @@ static void add_tail_of_quad(const Cell& c, const std::int32_t* nodes, Index cou
 
 // After the choice of a cell's active positions: the weights of their rows lie where their scores were.
 static void add_tail(Cell& c, const std::int32_t* nodes, Index count) {
-  const Index units = count * max_of<Index>(1, c.job.shape.node / kUnit);
+  const Index units = count * units_of_node(c);
   const Index padded_units = (units + kPanelUnits - 1) / kPanelUnits * kPanelUnits;
   std::uint8_t* kept = c.s.kept_lanes;
   const Index stride = c.s.capacity / kUnit;
