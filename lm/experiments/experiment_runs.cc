@@ -8,12 +8,12 @@
 
 namespace hsattn::lm {
 
-// What table 5.1 trains as `trained`, read with `attention`, in place of as long a training again.
+// The models of `trained`, read with `attention`, in place of as long a training again.
 void Lister::read_again(const std::string& name, nlohmann::ordered_json labels, const std::string& trained,
                         const std::string& attention, Index seed) {
-  const std::string model = concat("table51/", trained, "/seed-", seed);
+  const std::string model = concat(trained, "/seed-", seed);
   Words words = {"eval", "--model", folder_of(model), "--data", folder_of(kTextRun)};
-  if (attention != trained) append(words, {"--attention", attention});
+  if (another_kernel(attention)) append(words, {"--attention", attention});
   append(words,
          {"--context", std::to_string(preset_.context), "--windows", std::to_string(preset_.eval_windows), "--json"});
   const double minutes = expected_minutes(preset_, preset_.model, preset_.eval_windows * preset_.context,
@@ -32,8 +32,8 @@ void Lister::table51() {
     if (!preset_.trains) continue;
     if (another_kernel(system.name)) {  // the same function as full's
       for (const Index seed : preset_.seeds) {
-        read_again(concat("table51/", system.name), {{"experiment", "table51"}, {"part", "seeds"}}, "full", system.name,
-                   seed);
+        read_again(concat("table51/", system.name), {{"experiment", "table51"}, {"part", "seeds"}}, "table51/full",
+                   system.name, seed);
       }
       continue;
     }
@@ -50,25 +50,24 @@ void Lister::table51() {
     std::string here = names;
     const std::size_t linformer = here.find("linformer");
     if (linformer != std::string::npos) here.insert(linformer + 9, concat(":longest=", n));
-    time_steps(concat("table51/speed/", n), {{"experiment", "table51"}, {"part", "speed"}, {"length", n}}, here, {n},
-               {});
+    time_steps(concat("table51/speed/", n), {{"experiment", "table51"}, {"part", "speed"}, {"length", n}}, here, n,
+               preset_.budget);
   }
 }
 
 void Lister::scaling() {
   for (const Index n : preset_.scaling_lengths) {
-    time_steps(concat("scaling/", n), {{"experiment", "scaling"}, {"length", n}}, "hsa,sdpa,standard", {n}, {});
+    time_steps(concat("scaling/", n), {{"experiment", "scaling"}, {"length", n}}, "hsa,sdpa,standard", n,
+               preset_.budget);
   }
 }
 
 void Lister::variants(const char* experiment, const std::vector<Variant>& rows) {
+  if (preset_.trains) train_paper_form();
   std::string names;
   std::set<std::string> timed;  // each once: what changes the training alone is timed as it is without
   for (const Variant& variant : rows) {
     if (!known(variant)) continue;
-    Training t = text_training("hsa");
-    const std::vector<std::string> rates = preset_.trains ? grid("table51", t) : Words();
-    t.changes = variant.changes;
     std::string name = "hsa";
     for (const std::string& change : variant.changes) {
       if (!change.starts_with("first_")) name += concat(":", change);
@@ -79,36 +78,64 @@ void Lister::variants(const char* experiment, const std::vector<Variant>& rows) 
         {"experiment", experiment}, {"part", "seeds"}, {"variant", variant.name}, {"shows", variant.shows}};
     const std::string row = concat(experiment, "/", variant.name);
     for (const Index seed : preset_.variant_seeds) {
-      if (variant.changes.empty()) {  // table 5.1 trains it
-        read_again(row, labels, "hsa", "hsa", seed);
-        continue;
+      if (variant.name == kTable51) {
+        read_again(row, labels, "table51/hsa", "hsa", seed);
+      } else if (variant.changes.empty() && row != kPaperForm) {
+        read_again(row, labels, kPaperForm, "hsa", seed);
+      } else {
+        train_variant(row, variant.changes, seed, labels);
       }
-      ExperimentRun run = train_run(concat(row, "/seed-", seed), t, seed, kRate, labels);
-      run.grid = rates;
-      add(std::move(run));
     }
   }
-  time_steps(concat(experiment, "/speed"), {{"experiment", experiment}, {"part", "speed"}}, names, {preset_.context},
-             {});
+  time_steps(concat(experiment, "/speed"), {{"experiment", experiment}, {"part", "speed"}}, names, preset_.context,
+             preset_.budget.of_paper());
+}
+
+// A variant of the paper's form, with the rate that is best for that form itself.
+void Lister::train_variant(const std::string& row, const std::vector<std::string>& changes, Index seed,
+                           nlohmann::ordered_json labels) {
+  Training t = text_training("hsa");
+  t.budget = preset_.budget.of_paper();
+  const std::vector<std::string> rates = grid("pooling", t);
+  t.changes = changes;
+  ExperimentRun run = train_run(concat(row, "/seed-", seed), t, seed, kRate, std::move(labels));
+  run.grid = rates;
+  add(std::move(run));
+}
+
+// The form itself, which more than one experiment reads.
+void Lister::train_paper_form() {
+  const Variant base = ablation_variants(preset_).front();
+  for (const Index seed : preset_.variant_seeds) {
+    train_variant(kPaperForm, base.changes, seed,
+                  {{"experiment", "pooling"}, {"part", "seeds"}, {"variant", base.name}, {"shows", base.shows}});
+  }
 }
 
 void Lister::levels() { variants("levels", level_variants()); }
 void Lister::pooling() { variants("pooling", ablation_variants(preset_)); }
 
 void Lister::patterns() {
+  train_paper_form();
   const std::string first = std::to_string(preset_.seeds.front());
-  for (const char* system : {"hsa", "full"}) {
-    const std::string model = concat("table51/", system, "/seed-", first);
+  struct Reading {
+    const char *name, *models;
+    Budget budget;
+  };
+  for (const Reading& r :
+       {Reading{"hsa", "table51/hsa", preset_.budget}, Reading{"full", "table51/full", preset_.budget},
+        Reading{"paper", kPaperForm, preset_.budget.of_paper()}}) {
+    const std::string model = concat(r.models, "/seed-", first);
     Words words = {"patterns", "--model", folder_of(model), "--text", folder_of(kTextRun) + "/heldout.tokens"};
     append(words,
            {"--context", std::to_string(preset_.context), "--positions", std::to_string(preset_.pattern_positions)});
     append(words, {"--explore", std::to_string(preset_.explored_queries)});
-    append(words, attention_arguments("hsa", preset_.budget));
+    append(words, attention_arguments("hsa", r.budget));
     append(words, {"--json"});
     const double rows = 40.0 * static_cast<double>(preset_.pattern_positions * preset_.context);  // measured: slow rows
     const double minutes = expected_minutes(preset_, preset_.model, preset_.context, rows / 100, kReadingPasses);
-    add({concat("patterns/", system),
-         {{"experiment", "patterns"}, {"trained_with", system}},
+    add({concat("patterns/", r.name),
+         {{"experiment", "patterns"}, {"trained_with", r.name}},
          words,
          {model},
          {},
@@ -117,7 +144,7 @@ void Lister::patterns() {
 }
 
 void Lister::theory() {
-  const std::string model = concat("table51/hsa/seed-", preset_.seeds.front());
+  const std::string model = concat(kPaperForm, "/seed-", preset_.seeds.front());  // has pooled nodes
   const Words cases = {"--cases", std::to_string(preset_.theory_cases), "--json"};
   Words random = {"theory"}, trained = {"theory", "--model", folder_of(model), "--text"};
   append(random, cases);

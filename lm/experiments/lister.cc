@@ -8,15 +8,7 @@
 #include "lm/options/lists.h"
 
 namespace hsattn::lm {
-namespace {
-
-std::string joined(const std::vector<Index>& values) {
-  std::string text;
-  for (const Index value : values) text += concat(text.empty() ? "" : ",", value);
-  return text;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 std::string text_of(double value) {
   char text[32];
@@ -182,23 +174,21 @@ double Lister::timing_minutes(const std::string& attentions, Index length, Index
 }
 
 void Lister::time_steps(const std::string& name, nlohmann::ordered_json labels, const std::string& attentions,
-                        const std::vector<Index>& lengths, const Words& more) {
-  const Budget& b = preset_.budget;
-  Words words = {"bench-step", "--attention", attentions, "--lengths", joined(lengths), "--forward"};
+                        Index length, const Budget& b) {
+  Words words = {"bench-step", "--attention", attentions, "--lengths", text_of(length), "--forward"};
   append(words, {"--layers", text_of(preset_.model.layers), "--width", text_of(preset_.model.width)});
   append(words, {"--heads", text_of(preset_.model.heads), "--vocabulary", text_of(preset_.model.vocabulary)});
   if (preset_.model.taps > 0) append(words, {"--taps", text_of(preset_.model.taps)});
-  append(words, {"--preset", "paper", "--window", text_of(b.window), "--top-k", text_of(b.top_k), "--sinks",
+  append(words, {"--preset", preset_of_hsa(b), "--window", text_of(b.window), "--top-k", text_of(b.top_k), "--sinks",
                  text_of(b.sinks)});
   append(words,
          {"--block", text_of(b.block), "--candidates", text_of(b.candidates), "--top-nodes", text_of(b.top_nodes)});
-  append(words, {"--dense-until", "0", "--repeats", text_of(repeats_at(lengths.back())), "--threads", "0"});
+  if (b.node > 0) append(words, {"--node", text_of(b.node)});
+  append(words, {"--dense-until", "0", "--repeats", text_of(repeats_at(length)), "--threads", "0"});
   if (preset_.checkpointing) append(words, {"--checkpointing"});
-  append(words, more);
   append(words, {"--json"});
-  ExperimentRun run{name, std::move(labels), std::move(words), {}, {}, 0};
-  for (const Index n : lengths) run.minutes += timing_minutes(attentions, n, repeats_at(n));
-  add(std::move(run));
+  const double minutes = timing_minutes(attentions, length, repeats_at(length));
+  add({name, std::move(labels), std::move(words), {}, {}, minutes});
 }
 
 }  // namespace hsattn::lm

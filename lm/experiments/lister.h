@@ -10,6 +10,7 @@ using Words = std::vector<std::string>;
 
 constexpr double kTrainingPasses = 3, kReadingPasses = 1;
 constexpr const char* kTextRun = "data/text";            ///< prepares the text
+constexpr const char* kPaperForm = "pooling/base";       ///< trains HSA in the paper's form
 constexpr const char* kTokenizerRun = "data/tokenizer";  ///< for models of more tokens than bytes
 
 /// A number as --option value.
@@ -60,8 +61,11 @@ class Lister {
                           nlohmann::ordered_json labels) const;
   std::vector<std::string> grid(const std::string& experiment, const Training& t);
   void variants(const char* experiment, const std::vector<Variant>& rows);
-  void time_steps(const std::string& name, nlohmann::ordered_json labels, const std::string& attentions,
-                  const std::vector<Index>& lengths, const Words& more);
+  void train_variant(const std::string& row, const std::vector<std::string>& changes, Index seed,
+                     nlohmann::ordered_json labels);
+  void train_paper_form();
+  void time_steps(const std::string& name, nlohmann::ordered_json labels, const std::string& attentions, Index length,
+                  const Budget& budget);
   Index repeats_at(Index length) const;
   double timing_minutes(const std::string& attentions, Index length, Index repeats) const;
   void read_again(const std::string& name, nlohmann::ordered_json labels, const std::string& trained,

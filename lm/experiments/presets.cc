@@ -11,7 +11,7 @@ Preset quick() {
   p.name = "quick";
   p.model = {.layers = 2, .width = 64, .heads = 2};
   p.context = 512, p.batch = 4;
-  p.budget = {.window = 32, .top_k = 64, .sinks = 8, .block = 8, .candidates = 256, .top_nodes = 16};
+  p.budget = {.window = 32, .top_k = 64, .sinks = 8, .block = 4, .candidates = 256, .top_nodes = 16, .node = 8};
   p.rates = {3e-3, 1e-2};
   p.grid_seed = 101, p.grid_steps = 20;
   p.seeds = {1, 2, 3}, p.variant_seeds = {1};
@@ -37,7 +37,7 @@ Preset small() {
   p.repeats = {.passage = 110, .from = 128, .to = 4096};
   p.context = 2048, p.batch = 1;
   p.copy_steps = 250, p.short_context = 256, p.short_steps = 400;
-  p.budget = {.window = 64, .top_k = 192, .sinks = 8, .block = 4, .candidates = 1536, .top_nodes = 128};
+  p.budget = {.window = 64, .top_k = 192, .sinks = 8, .block = 4, .candidates = 1536, .top_nodes = 128, .node = 8};
   p.rates = {2e-3, 4e-3, 8e-3};
   p.grid_seed = 101, p.grid_steps = 700;
   p.seeds = {1, 2, 3}, p.variant_seeds = {1, 2, 3};

@@ -12,8 +12,16 @@ namespace hsattn::lm {
 /// What a sparse system may attend, in tokens; the rest as in HsaOptions.
 struct Budget {
   Index window = 0, top_k = 0, sinks = 0, block = 0, candidates = 0, top_nodes = 0;
+  Index node = 0;          ///< of HSA's search; 0: block
+  bool far_field = false;  ///< of HSA
 
   Index attended() const { return window + top_k + sinks; }
+  /// HSA as the paper has it: pooled nodes stand for what was not kept, and the search goes down to the blocks.
+  Budget of_paper() const {
+    Budget b = *this;
+    b.node = 0, b.far_field = true;
+    return b;
+  }
 };
 
 struct ModelSize {

@@ -16,6 +16,14 @@ bool accepts(const AttentionOptions& options) {
   }
 }
 
+// What the command line says of HSA alone.
+void append_hsa_only(std::vector<std::string>& words, const Budget& b) {
+  const auto add = [&](const char* option, Index value) { words.insert(words.end(), {option, std::to_string(value)}); };
+  words.insert(words.begin() + 2, {"--preset", preset_of_hsa(b)});
+  add("--candidates", b.candidates), add("--top-nodes", b.top_nodes);
+  if (b.node > 0) add("--node", b.node);
+}
+
 }  // namespace
 
 const std::vector<System>& systems() {
@@ -47,6 +55,8 @@ bool knows_pooling(const std::string& name) {
   return accepts(options);
 }
 
+const char* preset_of_hsa(const Budget& budget) { return budget.far_field ? "paper" : "training"; }
+
 std::vector<std::string> attention_arguments(const std::string& name, const Budget& b) {
   std::vector<std::string> all = {"--attention", name};
   const auto add = [&](const char* option, Index value) { all.insert(all.end(), {option, std::to_string(value)}); };
@@ -56,9 +66,7 @@ std::vector<std::string> attention_arguments(const std::string& name, const Budg
     add("--window", local ? b.attended() : b.window);
     if (local) continue;
     add("--top-k", b.top_k), add("--sinks", b.sinks), add("--block", b.block), add("--dense-until", 0);
-    if (name != "hsa") continue;
-    all.insert(all.begin() + 2, {"--preset", "paper"});
-    add("--candidates", b.candidates), add("--top-nodes", b.top_nodes);
+    if (name == "hsa") append_hsa_only(all, b);
   }
   return all;
 }
@@ -79,8 +87,11 @@ const std::vector<Variant>& level_variants() {
 std::vector<Variant> ablation_variants(const Preset& p) {
   const auto text = [](Index value) { return std::to_string(value); };
   const Budget& b = p.budget;
+  std::vector<std::string> of_table51 = {"far_field=false"};
+  if (b.node > 0) of_table51.push_back("node=" + text(b.node));
   std::vector<Variant> rows = {
-      {"base", {}, "as in the other experiments"},
+      {"base", {}, "the paper's form: far field, a search down to the blocks, and rescoring"},
+      {kTable51, of_table51, "the form of table 5.1: no far field, larger nodes"},
       {"pooling-max", {"pooling=max"}, "the largest element in place of the mean"},
       {"pooling-attention", {"pooling=attention"}, "weights from the keys"},
       {"pooling-attention-paper", {"pooling=attention_paper"}, "the paper's AdaptivePool"},

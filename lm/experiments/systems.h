@@ -28,6 +28,9 @@ const std::vector<System>& systems();
 bool knows_attention(const std::string& name);
 bool knows_pooling(const std::string& name);
 
+/// The preset of HsaOptions that a budget of HSA starts from.
+const char* preset_of_hsa(const Budget& budget);
+
 /// What the command line says about a system; all sparse ones attend the same number of tokens.
 std::vector<std::string> attention_arguments(const std::string& name, const Budget& budget);
 
@@ -38,9 +41,12 @@ struct Variant {
   const char* shows;
 };
 
-/// Levels 1 to 6 and auto.
+/// The variant that table 5.1 trains.
+constexpr const char* kTable51 = "table51";
+
+/// Of the paper's form: levels 1 to 6 and auto.
 const std::vector<Variant>& level_variants();
-/// The four poolings, far field, rescoring, block sizes, a larger budget at first.
+/// Of the paper's form: the four poolings, far field, rescoring, block sizes, a larger budget at first.
 std::vector<Variant> ablation_variants(const Preset& preset);
 
 }  // namespace hsattn::lm

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 QUICK = ["reproduce", "all", "--preset", "quick"]
 SLICE = [
     "table51/full", "table51/local", "table51/hsa", "table51/sdpa/seed-1", "table51/speed/512", "scaling/512",
-    "levels-2/seed-1", "levels/speed", "pooling/warm-up/seed-1", "patterns/hsa", "theory/random", "theory/trained",
+    "levels-2/seed-1", "levels/speed", "pooling/warm-up/seed-1", "patterns/", "theory/random", "theory/trained",
     "recall-256/full", "recall-256/hsa",
 ]  # fmt: skip
 RATE = "table51/hsa/rate-0.003"
