@@ -88,14 +88,14 @@ void Lister::variants(const char* experiment, const std::vector<Variant>& rows) 
     }
   }
   time_steps(concat(experiment, "/speed"), {{"experiment", experiment}, {"part", "speed"}}, names, preset_.context,
-             preset_.budget.of_paper());
+             preset_.paper_form);
 }
 
 // A variant of the paper's form, with the rate that is best for that form itself.
 void Lister::train_variant(const std::string& row, const std::vector<std::string>& changes, Index seed,
                            nlohmann::ordered_json labels) {
   Training t = text_training("hsa");
-  t.budget = preset_.budget.of_paper();
+  t.budget = preset_.paper_form;
   const std::vector<std::string> rates = grid("pooling", t);
   t.changes = changes;
   ExperimentRun run = train_run(concat(row, "/seed-", seed), t, seed, kRate, std::move(labels));
@@ -124,7 +124,7 @@ void Lister::patterns() {
   };
   for (const Reading& r :
        {Reading{"hsa", "table51/hsa", preset_.budget}, Reading{"full", "table51/full", preset_.budget},
-        Reading{"paper", kPaperForm, preset_.budget.of_paper()}}) {
+        Reading{"paper", kPaperForm, preset_.paper_form}}) {
     const std::string model = concat(r.models, "/seed-", first);
     Words words = {"patterns", "--model", folder_of(model), "--text", folder_of(kTextRun) + "/heldout.tokens"};
     append(words,

@@ -12,6 +12,8 @@ Preset quick() {
   p.model = {.layers = 2, .width = 64, .heads = 2};
   p.context = 512, p.batch = 4;
   p.budget = {.window = 32, .top_k = 64, .sinks = 8, .block = 4, .candidates = 256, .top_nodes = 16, .node = 8};
+  p.paper_form = {
+      .window = 32, .top_k = 64, .sinks = 8, .block = 4, .candidates = 256, .top_nodes = 16, .far_field = true};
   p.rates = {3e-3, 1e-2};
   p.grid_seed = 101, p.grid_steps = 20;
   p.seeds = {1, 2, 3}, p.variant_seeds = {1};
@@ -37,7 +39,9 @@ Preset small() {
   p.repeats = {.passage = 110, .from = 128, .to = 4096};
   p.context = 2048, p.batch = 1;
   p.copy_steps = 250, p.short_context = 256, p.short_steps = 400;
-  p.budget = {.window = 64, .top_k = 192, .sinks = 8, .block = 4, .candidates = 1536, .top_nodes = 128, .node = 8};
+  p.budget = {.window = 64, .top_k = 192, .sinks = 8, .block = 4, .candidates = 2048, .top_nodes = 128, .node = 8};
+  p.paper_form = {
+      .window = 64, .top_k = 192, .sinks = 8, .block = 4, .candidates = 1536, .top_nodes = 128, .far_field = true};
   p.rates = {2e-3, 4e-3, 8e-3};
   p.grid_seed = 101, p.grid_steps = 700;
   p.seeds = {1, 2, 3}, p.variant_seeds = {1, 2, 3};
@@ -52,7 +56,7 @@ Preset small() {
   p.retrieval_copy_steps = 200;
   p.retrieval = {{.length = 512, .batch = 4, .steps = 700},
                  {.length = 2048, .batch = 1, .steps = 200},
-                 {.length = 8192, .batch = 1, .steps = 40, .candidates = 4096, .top_nodes = 1024}};
+                 {.length = 8192, .batch = 1, .steps = 40, .candidates = 8192, .top_nodes = 1024}};
   p.retrieval_answers = 1000, p.retrieval_samples = 4000;
   p.speed = 60e9;
   return p;
@@ -66,6 +70,8 @@ Preset paper() {
   p.model = {.layers = 12, .width = 768, .heads = 12, .vocabulary = 50257};
   p.context = 2048, p.batch = 1;
   p.budget = {.window = 128, .top_k = 512, .sinks = 8, .block = 8, .candidates = 2048, .top_nodes = 1024};
+  p.paper_form = {
+      .window = 128, .top_k = 512, .sinks = 8, .block = 8, .candidates = 2048, .top_nodes = 1024, .far_field = true};
   p.speed_lengths = {2048, 4096};
   p.scaling_lengths = {512, 1024, 2048, 4096, 8192};
   p.speed_repeats = 1;

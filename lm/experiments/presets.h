@@ -16,12 +16,6 @@ struct Budget {
   bool far_field = false;  ///< of HSA
 
   Index attended() const { return window + top_k + sinks; }
-  /// HSA as the paper has it: pooled nodes stand for what was not kept, and the search goes down to the blocks.
-  Budget of_paper() const {
-    Budget b = *this;
-    b.node = 0, b.far_field = true;
-    return b;
-  }
 };
 
 struct ModelSize {
@@ -43,6 +37,7 @@ struct Preset {
   Index context = 0, batch = 0;
   Index copy_steps = 0, short_context = 0, short_steps = 0;  ///< as TrainOptions has them
   Budget budget;
+  Budget paper_form;          ///< HSA as the paper has it: far field, and a search down to the blocks
   std::vector<double> rates;  ///< the grid of learning rates, on seed `grid_seed`
   Index grid_seed = 0, grid_steps = 0;
   std::vector<Index> seeds, variant_seeds;  ///< of the systems; of the variants of HSA

@@ -86,9 +86,10 @@ const std::vector<Variant>& level_variants() {
 
 std::vector<Variant> ablation_variants(const Preset& p) {
   const auto text = [](Index value) { return std::to_string(value); };
-  const Budget& b = p.budget;
+  const Budget& b = p.paper_form;
   std::vector<std::string> of_table51 = {"far_field=false"};
-  if (b.node > 0) of_table51.push_back("node=" + text(b.node));
+  if (p.budget.candidates != b.candidates) of_table51.push_back("candidates=" + text(p.budget.candidates));
+  if (p.budget.node > 0) of_table51.push_back("node=" + text(p.budget.node));
   std::vector<Variant> rows = {
       {"base", {}, "the paper's form: far field, a search down to the blocks, and rescoring"},
       {kTable51, of_table51, "the form of table 5.1: no far field, larger nodes"},

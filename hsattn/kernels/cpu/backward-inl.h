@@ -70,8 +70,8 @@ HSATTN_INLINE void backward_panel(const PackedHead& head, const ScoredRows<Words
   for (int r = 0; r < kQuad; ++r) w.seen[r] = panel.seen[r];
   w.careful = panel.careful || w.careful_rows;
   const int units = kLanes == 16 ? static_cast<int>(kPanelUnits) : panel.units;  // one more branch costs it 5 %
-  scores_of_panel(scored.q, head.depth, panel.keys_t, units, w.p);
-  scores_of_panel(scored.dout, head.depth, values_t, units, w.ds);
+  scores_of_panel(scored.q, head.depth, KeysOfUnits{panel.keys_t}, units, w.p);
+  scores_of_panel(scored.dout, head.depth, KeysOfUnits{values_t}, units, w.ds);
   weight_gradients(w.p, w.ds, w.rows, panel.seen);
   w.units[panel.units] = kNoUnit;
   const float ones[kQuad] = {1, 1, 1, 1};
@@ -82,7 +82,7 @@ HSATTN_INLINE void backward_panel(const PackedHead& head, const ScoredRows<Words
   if (w.careful) {
     weighted_rows_seen<Words>(ds, ones, panel.seen, keys, padded, w.rows.dq);
   } else {
-    weighted_rows<Words>(ds, ones, keys, panel.units, padded, w.rows.dq);
+    weighted_rows_of_panel<Words>(ds, ones, keys, panel, padded, w.rows.dq);
   }
   pair_up_weights<Words>(w.ds);
   pair_up_weights<Words>(w.p);
@@ -169,7 +169,7 @@ static void backward_far(const PackedHead& head, const BackwardJob& out, std::sp
       add_outer_seen<Floats>(dp, rows.q, padded, panel.seen, dk);
       add_outer_seen<Floats>(scores, rows.dout, padded, panel.seen, dv);
     } else {
-      weighted_rows<Floats>(dp, ones, keys, panel.units(), padded, rows.dq);
+      weighted_rows<Floats>(dp, ones, keys, FirstUnits{panel.units()}, padded, rows.dq);
       add_outer<Floats>(Owed{{dp}, {rows.q}, 1}, padded, panel.count, dk);
       add_outer<Floats>(Owed{{scores}, {rows.dout}, 1}, padded, panel.count, dv);
     }
@@ -244,7 +244,7 @@ static void backward_tile(const HeadJob& job, const BackwardJob& out, Index firs
   load_backward_rows<Words>(job, out, first, count, s);
   load_lse(job, out, first, count, s);
   load_deltas<Words>(job, count, s);
-  build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
+  build_tile_entries(job, first, count, tile_lists(job, first, count, s), false, s);
   __builtin_memset(s.dq, 0, static_cast<std::size_t>(quads * kQuad * padded) * sizeof(float));
 
   const auto rows_of_quad = [&](Index quad) {

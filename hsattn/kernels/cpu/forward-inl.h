@@ -2,6 +2,7 @@
 // that they find each other's keys in the cache.
 #pragma once
 
+#include "hsattn/kernels/cpu/gathered-inl.h"
 #include "hsattn/kernels/cpu/kernels.h"
 #include "hsattn/kernels/cpu/micro-inl.h"
 #include "hsattn/kernels/cpu/select-inl.h"
@@ -84,7 +85,7 @@ HSATTN_INLINE void forward_panels(const PackedHead& head, float scale, Cursor* c
   }
   for (PanelStep& step : steps) {
     const QuadRows<Words> q = quad_rows<Words>(s.q, s.q_pairs, step.row, padded, scale);
-    scores_of_panel(q, head.depth, step.panel.keys_t, step.panel.units, step.scores);
+    scores_of_panel(q, head.depth, KeysOfUnits{step.panel.keys_t}, step.panel.units, step.scores);
   }
   for (PanelStep& step : steps) {
     if (step.panel.all_seen) {  // written out for all vectors: the usual case
@@ -102,7 +103,7 @@ HSATTN_INLINE void forward_panels(const PackedHead& head, float scale, Cursor* c
     if (step.panel.careful) {
       weighted_rows_seen<Words>(step.scores, step.rescale, step.panel.seen, rows, padded, o);
     } else {
-      weighted_rows<Words>(step.scores, step.rescale, rows, step.panel.units, padded, o);
+      weighted_rows_of_panel<Words>(step.scores, step.rescale, rows, step.panel, padded, o);
     }
   }
 }
@@ -171,7 +172,7 @@ static void forward_far(const PackedHead& head, std::span<const FarEntry> entrie
     if (head.any_not_finite) {
       weighted_rows_seen<Floats>(scores, rescale, panel.seen, rows, head.padded_dim, o);
     } else {
-      weighted_rows<Floats>(scores, rescale, rows, panel.units(), head.padded_dim, o);
+      weighted_rows<Floats>(scores, rescale, rows, FirstUnits{panel.units()}, head.padded_dim, o);
     }
   }
 }
@@ -259,11 +260,15 @@ static void forward_tile(const HeadJob& job, Index first, Index count, const For
   if constexpr (Words::kPerWord == 2) {
     load_tile_pairs(job.q, job.group, first, count, head.padded_dim, s.q_pairs, nullptr);
   }
-  build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
+  const bool gathers = Words::kPerWord == 1 && job.shape.block < kUnit;
+  build_tile_entries(job, first, count, tile_lists(job, first, count, s), gathers, s);
   reset_rows(quads * kQuad, head.padded_dim, s);
   if (job.shape.tail > 0) begin_with_tail(quads * kQuad, head.padded_dim, s);
   if (job.shape.far_field) {
     for (Index quad = 0; quad < quads; ++quad) forward_far(head, far_of(s, quad), quad * kQuad, s);
+  }
+  if constexpr (Words::kPerWord == 1) {
+    if (gathers) forward_gathered_quads(job, quads, s);
   }
   Cursor cursors[kSideBySide];
   for (Index base = 0; base < quads; base += kSideBySide) {

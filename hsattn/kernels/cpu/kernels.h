@@ -81,12 +81,13 @@ struct Scratch {
   std::int32_t* lists = nullptr;  // [positions of a tile, slots]
   // [rows], [rows], [rows, padded dim]: what the running softmax begins with; only with a tail
   float *tail_max = nullptr, *tail_sum = nullptr, *tail_o = nullptr;
-  std::uint8_t* kept_lanes = nullptr;              // [4, capacity / 8]: of candidates' units; only with a tail
+  std::uint8_t* kept_lanes = nullptr;              // [5, capacity / 8]: of candidates' units; only with a tail
   Entry* cell_entries = nullptr;                   // [capacity / 8]: candidates of a cell; a byte for each position
   std::vector<std::vector<Entry>> entries;         // [quads]
   std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each; far field only
   std::vector<Index> far_counts;                   // [quads]
   std::vector<HeldNode> held;                      // merged lists of a quad
+  std::vector<std::vector<HeldNode>> gathered;     // [quads]: the same, if blocks are gathered and not entries
   std::vector<Hint> hints;                         // one for each stage of the search
 
   Scratch(const HeadJob& job, bool backward);
@@ -147,7 +148,9 @@ void round_queries(const float* q, Index rows, Index padded_dim, Scratch& scratc
 // Rounds the keys of a unit as they are attended to bytes [padded dim / 4, 8, 4] and their 8 scales: the bits that
 // packing for rescoring gives.
 void round_packed_keys(const PackedHead& head, Index unit, std::uint8_t* bytes, float* scales);
-// Entries of each quad of the tile, from the lists [count, slots].
-void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Scratch& scratch);
+// Entries of each quad of the tile, from the lists [count, slots]. With `gather`, blocks of the lists go to
+// scratch.gathered instead.
+void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, bool gather,
+                        Scratch& scratch);
 
 }  // namespace hsattn::cpu

@@ -24,15 +24,24 @@ struct QuadRows {
   float factor;
 };
 
+// Keys as they are packed.
+struct KeysOfUnits {
+  static constexpr int kAtOnce = kLanes == 16 ? 4 : 3;  // 12 accumulators, 3 keys and 1 query fill 16 registers
+  const float* const* unit;
+
+  HSATTN_ALWAYS F operator()(int u, Index offset) const { return load(unit[u] + offset); }
+  HSATTN_ALWAYS KeysOfUnits from(int u) const { return {unit + u}; }
+};
+
 // scores[r][c] = q[r] . key c, for N units of keys. Each score is one chain of sums for each word of a step, so its
 // bits do not depend on the shape of the tile.
-template <class Words, int N>
-HSATTN_ALONE void scores_of_units(const QuadRows<Words>& q, Index depth, const float* const* unit, float* scores) {
+template <class Words, int N, class Keys>
+HSATTN_ALONE void scores_of_units(const QuadRows<Words>& q, Index depth, Keys keys, float* scores) {
   F acc[kQuad * N];  // [rows, units]
   each<kQuad * N>([&](int i) HSATTN_ALWAYS { acc[i] = zero(); });
   for (Index d = 0; d < depth; d += kStep) {
     F k[N];
-    each<N>([&](int u) HSATTN_ALWAYS { k[u] = load(unit[u] + d * kUnit); });
+    each<N>([&](int u) HSATTN_ALWAYS { k[u] = keys(u, d * kUnit); });
     each<kQuad>([&](int r) HSATTN_ALWAYS {
       const F x = set_step(q.words + r * q.stride + d);
       each<N>([&](int u) HSATTN_ALWAYS { acc[r * N + u] = Words::add_products(acc[r * N + u], x, k[u]); });
@@ -46,55 +55,97 @@ HSATTN_ALONE void scores_of_units(const QuadRows<Words>& q, Index depth, const f
 }
 
 // [4, 64] scores of a panel's first `units` units; what stands behind them is left alone or rubbish.
-template <class Words>
-HSATTN_INLINE void scores_of_panel(const QuadRows<Words>& q, Index depth, const float* const* unit, int units,
-                                   float* scores) {
-  if constexpr (kLanes == 16) {
-    scores_of_units<Words, 4>(q, depth, unit, scores);
-    if (units > 4) scores_of_units<Words, 4>(q, depth, unit + 4, scores + 32);
-  } else {  // 12 accumulators, 3 keys and 1 query fill the 16 registers
-    scores_of_units<Words, 3>(q, depth, unit, scores);
-    if (units > 3) scores_of_units<Words, 3>(q, depth, unit + 3, scores + 24);
-    if (units > 6) scores_of_units<Words, 2>(q, depth, unit + 6, scores + 48);
+template <class Words, class Keys>
+HSATTN_INLINE void scores_of_panel(const QuadRows<Words>& q, Index depth, const Keys& keys, int units, float* scores) {
+  constexpr int N = Keys::kAtOnce;
+  constexpr int kWhole = static_cast<int>(kPanelUnits) / N * N, kRest = static_cast<int>(kPanelUnits) - kWhole;
+  for (int u = 0; u < kWhole && u < units; u += N) {
+    scores_of_units<Words, N>(q, depth, keys.from(u), scores + u * kUnit);
+  }
+  if constexpr (kRest > 0) {
+    if (units > kWhole) scores_of_units<Words, kRest>(q, depth, keys.from(kWhole), scores + kWhole * kUnit);
   }
 }
 
-// acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j, for the keys of the first `units` units. N
-// vectors of columns. For Pairs, p and the rows are pairs of keys.
-template <class Words, int N, class RowOf>
-HSATTN_ALONE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, int units, Index column,
-                                           float* acc, Index acc_stride) {
+// Keys of a panel whose weights may not be 0: those of its first units,
+struct FirstUnits {
+  int units;
+
+  template <int kRows, class Body>
+  HSATTN_ALWAYS void each_row(const Body& body) const {
+    for (int u = 0; u < units; ++u) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kRows; ++j) body(u, j);
+    }
+  }
+};
+
+// or, where blocks are smaller than a unit, those that some row sees: keys, or pairs of them.
+struct SeenKeys {
+  std::uint8_t at[kPanel];
+  int count = 0;
+
+  template <class Words>
+  HSATTN_ALWAYS void find(const std::uint64_t* seen) {
+    std::uint64_t any = seen[0] | seen[1] | seen[2] | seen[3];
+    if constexpr (Words::kPerWord == 2) any = (any | any >> 1) & 0x5555555555555555ULL;
+    count = 0;
+    for (; any != 0; any &= any - 1) at[count++] = static_cast<std::uint8_t>(__builtin_ctzll(any) / Words::kPerWord);
+  }
+  template <int kRows, class Body>
+  HSATTN_ALWAYS void each_row(const Body& body) const {
+    for (int i = 0; i < count; ++i) body(at[i] / kRows, at[i] % kRows);
+  }
+};
+
+// acc[r] = scale[r] acc[r] + sum_j p[r][j] row(j), in the order of j, over `keys`. N vectors of columns. For Pairs, p
+// and the rows are pairs of keys.
+template <class Words, int N, class RowOf, class Keys>
+HSATTN_ALONE void weighted_rows_of_vectors(const float* p, const float* scale, RowOf row_of, const Keys& keys,
+                                           Index column, float* acc, Index acc_stride) {
   F o[kQuad * N];  // [rows, vectors]
   each<kQuad * N>([&](int i) HSATTN_ALWAYS {
     o[i] = mul(set1(scale[i / N]), load(acc + i / N * acc_stride + column + i % N * kLanes));
   });
   constexpr int kRows = static_cast<int>(kUnit) / Words::kPerWord;
-  for (int u = 0; u < units; ++u) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kRows; ++j) {
-      const float* row = row_of(u, j) + column;
-      F x[N];
-      each<N>([&](int c) HSATTN_ALWAYS { x[c] = load(row + c * kLanes); });
-      each<kQuad>([&](int r) HSATTN_ALWAYS {
-        const F w = set1(p[r * kPanel + u * kRows + j]);
-        each<N>([&](int c) HSATTN_ALWAYS { o[r * N + c] = Words::add_products(o[r * N + c], w, x[c]); });
-      });
-    }
-  }
+  keys.template each_row<kRows>([&](int u, int j) HSATTN_ALWAYS {
+    const float* row = row_of(u, j) + column;
+    F x[N];
+    each<N>([&](int c) HSATTN_ALWAYS { x[c] = load(row + c * kLanes); });
+    each<kQuad>([&](int r) HSATTN_ALWAYS {
+      const F w = set1(p[r * kPanel + u * kRows + j]);
+      each<N>([&](int c) HSATTN_ALWAYS { o[r * N + c] = Words::add_products(o[r * N + c], w, x[c]); });
+    });
+  });
   each<kQuad * N>([&](int i) HSATTN_ALWAYS { store(acc + i / N * acc_stride + column + i % N * kLanes, o[i]); });
 }
 
-template <class Words, class RowOf>
-HSATTN_INLINE void weighted_rows(const float* p, const float* scale, RowOf row_of, int units, Index padded_dim,
+template <class Words, class RowOf, class Keys>
+HSATTN_INLINE void weighted_rows(const float* p, const float* scale, RowOf row_of, const Keys& keys, Index padded_dim,
                                  float* acc) {
   constexpr int kMost = kLanes == 16 ? 4 : 3;  // 16 or 12 accumulators
   Index column = 0;
   for (; column + kMost * kLanes <= padded_dim; column += kMost * kLanes)
-    weighted_rows_of_vectors<Words, kMost>(p, scale, row_of, units, column, acc, padded_dim);
+    weighted_rows_of_vectors<Words, kMost>(p, scale, row_of, keys, column, acc, padded_dim);
   const Index rest = (padded_dim - column) / kLanes;
-  if (rest == 3) weighted_rows_of_vectors<Words, 3>(p, scale, row_of, units, column, acc, padded_dim);
-  if (rest == 2) weighted_rows_of_vectors<Words, 2>(p, scale, row_of, units, column, acc, padded_dim);
-  if (rest == 1) weighted_rows_of_vectors<Words, 1>(p, scale, row_of, units, column, acc, padded_dim);
+  if (rest == 3) weighted_rows_of_vectors<Words, 3>(p, scale, row_of, keys, column, acc, padded_dim);
+  if (rest == 2) weighted_rows_of_vectors<Words, 2>(p, scale, row_of, keys, column, acc, padded_dim);
+  if (rest == 1) weighted_rows_of_vectors<Words, 1>(p, scale, row_of, keys, column, acc, padded_dim);
+}
+
+// The same over a panel's keys, skipping those that nobody sees where it pays: half of them, since going through a list
+// costs.
+template <class Words, class RowOf>
+HSATTN_INLINE void weighted_rows_of_panel(const float* p, const float* scale, RowOf row_of, const Panel& panel,
+                                          Index padded_dim, float* acc) {
+  const std::uint64_t any = panel.seen[0] | panel.seen[1] | panel.seen[2] | panel.seen[3];
+  if (panel.all_seen || 2 * __builtin_popcountll(any) > panel.units * static_cast<int>(kUnit)) {
+    weighted_rows<Words>(p, scale, row_of, FirstUnits{panel.units}, padded_dim, acc);
+    return;
+  }
+  SeenKeys keys;
+  keys.find<Words>(panel.seen);
+  weighted_rows<Words>(p, scale, row_of, keys, padded_dim, acc);
 }
 
 // The same sums, same bits, touching only rows that are seen: for values that are not finite.

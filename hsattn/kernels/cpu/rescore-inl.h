@@ -14,6 +14,12 @@ constexpr std::uint32_t kBytesOfBits[16] = {0x00000000, 0x000000ff, 0x0000ff00, 
 // Whether masses are shares of the attention: several heads are added up so, and a mass budget needs them.
 static bool normalised(const Cell& c) { return c.job.group > 1 || c.job.search.mass > 0; }
 
+// Whether each candidate is one unit, all of whose lanes exist.
+static bool nodes_are_units(const Cell& c) {
+  const PlanShape& shape = c.job.shape;
+  return shape.node == kUnit && (shape.causal || shape.keys % kUnit == 0);
+}
+
 // The units of one range of tokens for each active position.
 static Index list_units(const Cell& c, const Range* tokens, Entry* out) {
   Index begin = c.job.shape.keys, end = 0, units = 0;
@@ -51,10 +57,10 @@ static Index list_candidate_units(Cell& c, Index count) {
   const PlanShape& shape = c.job.shape;
   const Index per_node = units_of_node(c);
   Entry* out = c.s.cell_entries;
-  const bool plain = shape.node == kUnit && shape.keys % kUnit == 0;  // a node is a unit, and all its lanes exist
-  Index units = plain ? count : 0;
-  for (Index i = 0; i < units; ++i) out[i] = {c.s.ids[i], kBytesOfBits[c.s.may[i] & 15U]};
-  for (Index i = units; i < count; ++i) {
+  const bool plain = nodes_are_units(c);
+  Index units = plain ? (count + kPanelUnits - 1) / kPanelUnits * kPanelUnits : 0;
+  for (Index i = 0; i < units; ++i) out[i] = {c.s.ids[i], kBytesOfBits[c.s.may[i] & 15U]};  // the padding's are none
+  for (Index i = 0; !plain && i < count; ++i) {
     const Index begin = c.s.ids[i] * shape.node, end = min_of(shape.keys, begin + shape.node);
     const std::uint32_t who = kBytesOfBits[c.s.may[i] & 15U];
     for (Index u = 0; u < per_node; ++u) {
@@ -86,6 +92,38 @@ static float largest_score(const Cell& c, int p, const float* score, Index units
     top = max_keep_nan(top, select(both(lanes_of_entries(entries + u, p), finite(x)), x, set1(kMasked)));
   }
   return max_of(reduce_max(top), -1.0e38F);
+}
+
+// The sum of the masses of units that position p may choose, as integers of 2^-20.
+static std::int64_t sum_of_units(const Cell& c, int p, const float* unit_mass, Index units) {
+  constexpr Index kAtOnce = 64 * kLanes;  // masses are at most 8: so many do not overflow a lane
+  std::int64_t total = 0;
+  for (Index begin = 0; begin < units; begin += kAtOnce) {
+    I sum = int_zero();
+    for (Index u = begin; u < min_of(units, begin + kAtOnce); u += kLanes) {
+      const M may = lanes_with_bit(c.s.may + u, static_cast<unsigned>(p));
+      sum = int_add(sum, to_fixed_point(select(may, load(unit_mass + u), zero())));
+    }
+    total += int_sum(sum);
+  }
+  return total;
+}
+
+// The sum of the weights of lanes that position p may choose, among those of units [begin, end), as integers of 2^-20.
+template <bool kHuge>
+static std::int64_t sum_of_lanes(const Cell& c, int p, const float* score, Index begin, Index end, float exponent) {
+  const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
+  std::int64_t total = 0;
+  for (Index u = begin; u < end; u += kPanelUnits) {
+    I sum = int_zero();
+    for (int v = 0; v < kVectors; ++v) {
+      const F x = load(score + u * kUnit + v * kLanes);
+      const M ok = both(lanes_of_entries(c.s.cell_entries + u + v * kUnitsPerVector, p), finite(x));
+      sum = int_add(sum, to_fixed_point(select(ok, exp_minus<kHuge>(max_keep_nan(floor, x), m), zero())));
+    }
+    total += int_sum(sum);
+  }
+  return total;
 }
 
 // What a row's scores become: sums over the lanes of each unit, or weights token by token.
@@ -124,6 +162,27 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
   return total > 0 ? 1048576.0F / static_cast<float>(total) : 1.0F;
 }
 
+// The same where candidates are units: their weights are masked unit by unit, and only those of what follows them lane
+// by lane. Weights of units that the position may not choose are left in `out`.
+template <MassOf kOf, bool kHuge>
+static float masses_of_plain_units(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
+  const Index candidates = (items(c) + kPanelUnits - 1) / kPanelUnits * kPanelUnits;
+  float* const unit_mass = kOf == MassOf::kUnits ? out : c.s.unit_mass;
+  const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
+  for (Index u = 0; u < candidates; u += kPanelUnits) {
+    F weights[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const F x = load(score + u * kUnit + v * kLanes);
+      weights[v] = select(finite(x), exp_minus<kHuge>(max_keep_nan(floor, x), m), zero());
+      if constexpr (kOf == MassOf::kTokens) store(out + u * kUnit + v * kLanes, weights[v]);
+    }
+    half_store(unit_mass + u, sums_of_units(weights));
+  }
+  const std::int64_t total =
+      sum_of_units(c, p, unit_mass, candidates) + sum_of_lanes<kHuge>(c, p, score, candidates, units, exponent);
+  return total > 0 ? 1048576.0F / static_cast<float>(total) : 1.0F;
+}
+
 template <MassOf kOf>
 static float masses_of_row(const Cell& c, int p, const float* score, Index units, float* out,
                            float* largest = nullptr) {
@@ -133,6 +192,10 @@ static float masses_of_row(const Cell& c, int p, const float* score, Index units
   const bool whole =
       c.job.shape.node >= kUnit && c.job.shape.tail == 0 && (c.job.shape.causal || c.job.shape.keys % kUnit == 0);
   if (!normalised(c) && whole && !huge) return unit_masses<kOf, false, true>(c, p, score, units, exponent, out);
+  if (nodes_are_units(c)) {
+    return huge ? masses_of_plain_units<kOf, true>(c, p, score, units, exponent, out)
+                : masses_of_plain_units<kOf, false>(c, p, score, units, exponent, out);
+  }
   return huge ? unit_masses<kOf, true, false>(c, p, score, units, exponent, out)
               : unit_masses<kOf, false, false>(c, p, score, units, exponent, out);
 }

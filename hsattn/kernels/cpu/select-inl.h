@@ -121,7 +121,10 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
       choose_all(c);
     } else {
       choose(c, b.kept, {1, true, true});
-      if (c.job.shape.tail > 0) add_tail(c, per_node > 1 ? c.s.next_ids : c.s.ids, candidates);
+      if (c.job.shape.tail > 0) {
+        add_tail(c, per_node > 1 ? Candidates{c.s.next_ids, c.s.next_may, candidates}
+                                 : Candidates{c.s.ids, c.s.may, candidates});
+      }
     }
   }
   write_lists(c, lists);

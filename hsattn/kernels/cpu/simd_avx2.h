@@ -55,6 +55,23 @@ HSATTN_INLINE F load_units(const float* const* unit, Index offset) { return _mm2
 // The next word of a row, for each of the 8 tokens of a unit.
 HSATTN_INLINE F set_step(const float* words) { return set1(*words); }
 HSATTN_INLINE F sums_of_steps(const F* x) { return *x; }
+// A unit whose tokens lie in parts of so many, in different places.
+template <int kPart>
+HSATTN_INLINE F load_parts(const float* const* part, Index offset) {
+  if constexpr (kPart == 4) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(part[0] + offset)), _mm_loadu_ps(part[1] + offset),
+                                1);
+  } else if constexpr (kPart == 2) {
+    const auto two = [&](int i) {
+      const __m128d low = _mm_load_sd(reinterpret_cast<const double*>(part[i] + offset));
+      return _mm_castpd_ps(_mm_loadh_pd(low, reinterpret_cast<const double*>(part[i + 1] + offset)));
+    };
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(two(0)), two(2), 1);
+  } else {
+    const auto at = [&](int i) { return part[i][offset]; };
+    return _mm256_setr_ps(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+  }
+}
 HSATTN_INLINE H half_zero() { return _mm256_setzero_ps(); }
 HSATTN_INLINE H half_load(const float* p) { return _mm256_loadu_ps(p); }
 HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }

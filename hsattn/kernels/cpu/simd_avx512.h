@@ -65,6 +65,21 @@ HSATTN_INLINE F sums_of_steps(const F* x) {
   const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   return _mm512_add_ps(_mm512_permutex2var_ps(x[0], even, x[1]), _mm512_permutex2var_ps(x[0], odd, x[1]));
 }
+// A unit whose tokens lie in parts of so many, in different places; two words of each.
+template <int kPart>
+HSATTN_INLINE F load_parts(const float* const* part, Index offset) {
+  if constexpr (kPart == 4) {
+    return load_units(part, offset);
+  } else {
+    const auto four = [&](int i) {  // words
+      if constexpr (kPart == 2) return _mm_loadu_ps(part[i] + offset);
+      const __m128d low = _mm_load_sd(reinterpret_cast<const double*>(part[2 * i] + offset));
+      return _mm_castpd_ps(_mm_loadh_pd(low, reinterpret_cast<const double*>(part[2 * i + 1] + offset)));
+    };
+    const F low = _mm512_insertf32x4(_mm512_castps128_ps512(four(0)), four(1), 1);
+    return _mm512_insertf32x4(_mm512_insertf32x4(low, four(2), 2), four(3), 3);
+  }
+}
 HSATTN_INLINE H half_zero() { return _mm256_setzero_ps(); }
 HSATTN_INLINE H half_load(const float* p) { return _mm256_loadu_ps(p); }
 HSATTN_INLINE void half_store(float* p, H x) { _mm256_storeu_ps(p, x); }

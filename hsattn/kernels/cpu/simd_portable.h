@@ -111,6 +111,14 @@ HSATTN_INLINE F sums_of_steps(const F* x) {
   for (int i = 0; i < kLanes; ++i) sums[i] = x[i / 8][i % 8 * 2] + x[i / 8][i % 8 * 2 + 1];
   return sums;
 }
+// A unit whose tokens lie in parts of so many, in different places; two words of each.
+template <int kPart>
+HSATTN_INLINE F load_parts(const float* const* part, Index offset) {
+  float words[kLanes];
+  for (int i = 0; i < 8 / kPart; ++i)
+    __builtin_memcpy(words + i * 2 * kPart, part[i] + offset, sizeof(float) * 2 * kPart);
+  return load(words);
+}
 HSATTN_INLINE H half_zero() { return H{}; }
 HSATTN_INLINE H half_load(const float* p) {
   H x;

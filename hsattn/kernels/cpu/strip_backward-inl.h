@@ -262,7 +262,7 @@ static void backward_tile_by_strips(const HeadJob& job, const BackwardJob& out, 
   const PackedHead& head = *job.packed;
   const Index rows = count * job.group, quads = (rows + kQuad - 1) / kQuad, padded = head.padded_dim;
   load_backward_strips(job, out, first, count, s);
-  build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
+  build_tile_entries(job, first, count, tile_lists(job, first, count, s), false, s);
   const bool careful = rows_not_finite(s.q, s.dout, quads * kQuad * padded);
   for (Index quad = 0; quad < quads && job.shape.far_field; ++quad) {
     const Index row = quad * kQuad, at = row * padded;

@@ -165,7 +165,7 @@ static void forward_tile_by_strips(const HeadJob& job, Index first, Index count,
   load_tile_rows(job.q, job.group, first, count, job.scale, padded, s.q);
   load_tile_pairs(job.q, job.group, first, count, 2 * head.depth, s.q_pairs, nullptr);
   complete_pairs(rows, head.depth, job.scale < 0, s.q_pairs);
-  build_tile_entries(job, first, count, tile_lists(job, first, count, s), s);
+  build_tile_entries(job, first, count, tile_lists(job, first, count, s), false, s);
   reset_rows(all_rows, padded, s);
   if (job.shape.tail > 0) begin_with_tail(rows, padded, s);
   __builtin_memset(s.tile_sums, 0, static_cast<std::size_t>(all_rows * kLanes) * sizeof(float));

@@ -6,6 +6,13 @@
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
+// The nodes whose blocks were rescored.
+struct Candidates {
+  const std::int32_t* ids;
+  const std::uint8_t* may;
+  Index count;
+};
+
 static void reset_tail(const HeadJob& job, Index count, Scratch& s) {
   const Index rows = (count * job.group + kQuad - 1) / kQuad * kQuad, padded = job.packed->padded_dim;
   for (Index r = 0; r < s.rows; ++r) s.tail_max[r] = s.tail_sum[r] = 0;
@@ -23,21 +30,36 @@ static void begin_with_tail(Index rows, Index padded, Scratch& s) {
   }
 }
 
-// Lanes of each unit of the candidates that position p keeps, a byte for each.
-static void find_kept_lanes(const Cell& c, unsigned p, const std::int32_t* nodes, Index count, std::uint8_t* lanes) {
+// Bit i of 4 becomes bit 2 i.
+constexpr std::uint8_t kSpread[16] = {0, 1, 4, 5, 16, 17, 20, 21, 64, 65, 68, 69, 80, 81, 84, 85};
+
+// Lanes of a unit from a bit for each of its blocks.
+HSATTN_INLINE std::uint32_t lanes_of_blocks(std::uint32_t blocks, Index block) {
+  if (block == 1) return blocks;
+  if (block == 2) return kSpread[blocks & 15U] * 3U;
+  if (block == 4) return (blocks & 1U) * 0x0fU | (blocks >> 1 & 1U) * 0xf0U;
+  return (blocks & 1U) * 0xffU;
+}
+
+// Lanes of each unit of the candidates that position p keeps or may not choose, a byte for each. `bits_of` is for a bit
+// of each block.
+static void find_kept_lanes(const Cell& c, unsigned p, const Candidates& nodes, std::uint8_t* bits_of,
+                            std::uint8_t* lanes) {
   const PlanShape& shape = c.job.shape;
   const Index per_node = shape.blocks_of_node(), units = units_of_node(c);
-  const Index blocks = max_of<Index>(1, kUnit / shape.block);  // of a unit
-  const std::uint32_t block_lanes = lane_bits(0, shape.block);
-  for (Index i = 0; i < count; ++i) {
-    const Index first = shape.node < kUnit ? nodes[i] * shape.node % kUnit : 0;  // lane
+  const Index blocks = min_of(per_node, max_of<Index>(1, kUnit / shape.block));  // of a unit
+  for (Index i = 0; i < nodes.count * per_node; i += kLanes) {
+    const unsigned kept = bits(lanes_with_bit(c.s.chosen + i, p));
+    __builtin_memcpy(bits_of + i / 8, &kept, kLanes / 8);
+  }
+  const std::uint32_t every = (1U << blocks) - 1U;
+  for (Index i = 0; i < nodes.count; ++i) {
+    const Index first = shape.node < kUnit ? nodes.ids[i] * shape.node % kUnit : 0;  // lane
+    const std::uint32_t of_others = (nodes.may[i] >> p & 1U) - 1U;
     for (Index u = 0; u < units; ++u) {
-      const std::uint8_t* chosen = c.s.chosen + i * per_node + u * kUnit / shape.block;
-      std::uint32_t kept = 0;
-      for (Index b = 0; b < min_of(blocks, per_node); ++b) {
-        kept |= (chosen[b] >> p & 1U) * block_lanes << (first + b * shape.block);
-      }
-      lanes[i * units + u] = static_cast<std::uint8_t>(kept);
+      const Index at = i * per_node + u * kUnit / shape.block;  // a multiple of `blocks`, which divides 8
+      const std::uint32_t kept = static_cast<std::uint32_t>(bits_of[at / 8] >> at % 8) & every;
+      lanes[i * units + u] = static_cast<std::uint8_t>(lanes_of_blocks(kept, shape.block) << first | of_others);
     }
   }
 }
@@ -92,32 +114,36 @@ struct TailPanel {
 };
 
 // Adds the tails of 4 rows, mass [4, capacity], to what they begin with.
-static void add_tail_of_quad(const Cell& c, const std::int32_t* nodes, Index count, Index row) {
+static void add_tail_of_quad(const Cell& c, const Candidates& nodes, Index row) {
   const Index padded = c.job.packed->padded_dim;
   const float scale[kQuad] = {1, 1, 1, 1}, share = static_cast<float>(c.job.shape.tail);
-  for (Index at = 0; at < count; at += kPanel) {
+  for (Index at = 0; at < nodes.count; at += kPanel) {
     alignas(64) float weights[kQuad * kPanel];
     for (Index r = 0; r < kQuad; ++r) {
       for (Index j = 0; j < kPanel; j += kLanes) {
         store(weights + r * kPanel + j, mul(set1(share), load(c.s.mass + r * c.s.capacity + at + j)));
       }
     }
-    const TailPanel panel(c, nodes + at, count - at, weights);
+    const TailPanel panel(c, nodes.ids + at, nodes.count - at, weights);
+    float sum[kQuad];
+    for (Index r = 0; r < kQuad; ++r) sum[r] = c.s.tail_sum[row + r];
     for (int j = 0; j < panel.count; ++j)
-      for (Index r = 0; r < kQuad; ++r) c.s.tail_sum[row + r] += weights[r * kPanel + j];
-    weighted_rows<Floats>(weights, scale, NodeRows{panel.values}, panel.units, padded, c.s.tail_o + row * padded);
+      for (Index r = 0; r < kQuad; ++r) sum[r] += weights[r * kPanel + j];
+    for (Index r = 0; r < kQuad; ++r) c.s.tail_sum[row + r] = sum[r];
+    weighted_rows<Floats>(weights, scale, NodeRows{panel.values}, FirstUnits{panel.units}, padded,
+                          c.s.tail_o + row * padded);
   }
 }
 
 // After the choice of a cell's active positions: the weights of their rows lie where their scores were.
-static void add_tail(Cell& c, const std::int32_t* nodes, Index count) {
-  const Index units = count * units_of_node(c);
+static void add_tail(Cell& c, const Candidates& nodes) {
+  const Index units = nodes.count * units_of_node(c);
   const Index padded_units = (units + kPanelUnits - 1) / kPanelUnits * kPanelUnits;
-  std::uint8_t* kept = c.s.kept_lanes;
   const Index stride = c.s.capacity / kUnit;
+  std::uint8_t *kept = c.s.kept_lanes, *block_bits = kept + kQuad * stride;
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
-    find_kept_lanes(c, static_cast<unsigned>(p), nodes, count, kept + p * stride);
+    find_kept_lanes(c, static_cast<unsigned>(p), nodes, block_bits, kept + p * stride);
     for (Index u = units; u < padded_units; ++u) kept[p * stride + u] = 0xff;
   }
   const Index row0 = (c.q - c.s.q) / c.job.packed->padded_dim;
@@ -131,7 +157,7 @@ static void add_tail(Cell& c, const std::int32_t* nodes, Index count) {
         add_up_rejected(c, c.s.scores + row * c.s.capacity, kept + p * stride, padded_units, mass);
       }
     }
-    add_tail_of_quad(c, nodes, count, row0 + quad);
+    add_tail_of_quad(c, nodes, row0 + quad);
   }
 }
 

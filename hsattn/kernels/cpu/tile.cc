@@ -56,6 +56,7 @@ Scratch::Scratch(const HeadJob& job, bool backward) {
     if (searches) take_search(take, job);
   });
   entries.resize(static_cast<std::size_t>(rows / kQuad));
+  gathered.resize(entries.size());
   if (job.shape.far_field) {
     far_entries.resize(entries.size());
     far_counts.resize(entries.size());
@@ -98,7 +99,7 @@ void Scratch::take_search(Slab::Taker& take, const HeadJob& job) {
   if (job.shape.tail == 0) return;
   for (float** array : {&tail_max, &tail_sum}) take(*array, rows);
   take(tail_o, rows * job.packed->padded_dim);
-  take(kept_lanes, cell * (capacity / kUnit));
+  take(kept_lanes, (kQuad + 1) * (capacity / kUnit) + kDimAlign);
 }
 
 void load_tile_rows(const StoredRows& x, Index group, Index first, Index count, float factor, Index padded_dim,
@@ -138,7 +139,8 @@ void round_queries(const float* q, Index rows, Index padded_dim, Scratch& scratc
   }
 }
 
-void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Scratch& scratch) {
+void build_tile_entries(const HeadJob& job, Index first, Index count, const std::int32_t* lists, bool gather,
+                        Scratch& scratch) {
   const Index quads = ceil_div(count * job.group, kQuad);
   for (Index quad = 0; quad < quads; ++quad) {
     QuadPosition positions[kQuad];
@@ -146,7 +148,8 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
     find_quad_positions(job, first, count, lists, quad, positions, &found);
     const std::span<const QuadPosition> members(positions, static_cast<std::size_t>(found));
     merge_lists(members, scratch.held);
-    build_entries(job.shape, members, scratch.held, scratch.entries[quad]);
+    if (gather) scratch.gathered[quad].assign(scratch.held.begin(), scratch.held.end());
+    build_entries(job.shape, members, gather ? std::span<const HeldNode>() : scratch.held, scratch.entries[quad]);
     if (job.shape.far_field) {
       scratch.far_counts[quad] =
           build_far_entries(job.shape, members, job.packed->pyramid, scratch.held, scratch.far_entries[quad]);
