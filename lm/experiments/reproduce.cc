@@ -150,6 +150,7 @@ void Runner::keep(const PlannedRun& planned, const std::vector<std::string>& wor
   for (const auto& [name, value] : run.labels.items()) result[name] = value;
   result["command"] = shell_text(command);
   result["words"] = run.words;
+  if (!run.inputs.empty()) result["inputs"] = run.inputs;
   result["ended"] = utc_now();
   result["seconds"] = end.seconds;
   result["processor_seconds"] = end.processor_seconds;

@@ -29,6 +29,7 @@ std::optional<nlohmann::ordered_json> ResultFolder::result_of(const ExperimentRu
     throw FileError(file_of(run.name) + ": not a result of `hsattn reproduce`; remove it to run it again");
   }
   if (result["words"] != nlohmann::ordered_json(run.words)) return {};
+  if (result.contains("inputs") && result["inputs"] != run.inputs) return {};
   return result;
 }
 

@@ -19,10 +19,11 @@ class ResultFolder {
   std::string work_of(const std::string& run) const { return work() + "/" + run; }
   std::string file_of(const std::string& run) const { return path_ + "/" + run + ".json"; }
 
-  /// The result of a run if it is there and was made by the run as it is listed now: the same words.
+  /// The result of a run if it is there and was made by the run as it is listed now: the same words, of it and of all
+  /// that it needs.
   /// Throws FileError for a file that is no result.
   std::optional<nlohmann::ordered_json> result_of(const ExperimentRun& run) const;
-  /// True if a result is there that was made by other words.
+  /// True if a result is there that was made by others.
   bool outdated(const ExperimentRun& run) const;
   /// Whole or absent.
   void write(const ExperimentRun& run, const nlohmann::ordered_json& result) const;

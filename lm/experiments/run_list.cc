@@ -1,6 +1,9 @@
 #include "lm/experiments/run_list.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <map>
 #include <set>
 
 #include "hsattn/base/error.h"
@@ -34,6 +37,12 @@ void mark(const RunList& list, const std::string& name, std::set<std::string>& m
   for (const std::string& other : found->grid) mark(list, other, marked);
 }
 
+// FNV-1a of 64 bits.
+std::uint64_t hashed(const std::string& text, std::uint64_t hash) {
+  for (const char c : text + '\n') hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  return hash;
+}
+
 template <class Wanted>
 RunList filtered(const RunList& list, const Wanted& wanted) {
   std::set<std::string> marked;
@@ -48,6 +57,24 @@ RunList filtered(const RunList& list, const Wanted& wanted) {
 }
 
 }  // namespace
+
+void note_inputs(RunList& list) {
+  std::map<std::string, const ExperimentRun*> before;
+  for (ExperimentRun& run : list.runs) {
+    std::uint64_t hash = 0xcbf29ce484222325ULL;
+    for (const auto* names : {&run.needs, &run.grid}) {
+      for (const std::string& name : *names) {
+        const ExperimentRun& other = *before.at(name);
+        for (const std::string& word : other.words) hash = hashed(word, hash);
+        hash = hashed(other.inputs, hash);
+      }
+    }
+    char text[17];
+    std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash));
+    if (!run.needs.empty() || !run.grid.empty()) run.inputs = text;
+    before[run.name] = &run;
+  }
+}
 
 const std::vector<std::string>& experiment_names() {
   static const std::vector<std::string> all = [] {
@@ -74,8 +101,9 @@ RunList list_runs(const std::string& name, const Preset& preset, const std::stri
     for (const std::string& known : experiment_names()) names += known + ", ";
     throw InvalidArgument("experiment is " + name + "; " + names + "or all are right");
   }
-  return filtered(lister.take(),
-                  [&](const ExperimentRun& run) { return name == "all" || run.labels["experiment"] == name; });
+  RunList all = lister.take();
+  note_inputs(all);
+  return filtered(all, [&](const ExperimentRun& run) { return name == "all" || run.labels["experiment"] == name; });
 }
 
 RunList only_runs(const RunList& list, const std::vector<std::string>& wanted) {

@@ -17,6 +17,7 @@ struct ExperimentRun {
   std::vector<std::string> needs;  ///< runs before it: it reads what they left
   std::vector<std::string> grid;   ///< runs of which the best decides kRate
   double minutes = 0;              ///< expected on two cores
+  std::string inputs = {};         ///< fingerprint of the words of all that it needs; empty: nothing
 
   bool trains() const { return !words.empty() && words[0] == "train"; }
 };
@@ -28,6 +29,9 @@ struct RunList {
   std::vector<ExperimentRun> runs;    ///< each after all that it needs
   std::vector<std::string> left_out;  ///< a line for each system or pooling that this program does not have
 };
+
+/// Fills in `inputs` of every run.
+void note_inputs(RunList& list);
 
 /// Names of experiments, besides "all".
 const std::vector<std::string>& experiment_names();

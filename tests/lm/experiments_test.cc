@@ -194,6 +194,23 @@ TEST_F(Results, AResultOfOtherWordsDoesNotCount) {
   EXPECT_NE(message_of([&] { results_.result_of(run); }).find("a.json"), std::string::npos);
 }
 
+// What was read from a model does not outlive a change of its training, however far up.
+TEST_F(Results, AResultOfAnotherModelDoesNotCount) {
+  ExperimentRun data = rate_run("data", "0.1"), model = rate_run("model", "0.1"), reads = rate_run("reads", "0.1");
+  model.needs = {"data"}, reads.needs = {"model"};
+  RunList list{{data, model, reads}, {}};
+  note_inputs(list);
+  EXPECT_TRUE(list.runs[0].inputs.empty());
+  for (const ExperimentRun& run : list.runs) {
+    results_.write(run, {{"words", run.words}, {"inputs", run.inputs}, {"seconds", 60}, {"numbers", {{"x", 1}}}});
+    make_folder(results_.work_of(run.name));
+  }
+  for (const PlannedRun& run : plan_of_runs(list, results_)) EXPECT_EQ(run.state, RunState::kDone) << run.run.name;
+  list.runs[0].words.push_back("--steps");
+  note_inputs(list);
+  for (const PlannedRun& run : plan_of_runs(list, results_)) EXPECT_EQ(run.state, RunState::kOutdated) << run.run.name;
+}
+
 // As in a fresh clone: results are there, the model that a run reads is not.
 TEST_F(Results, AModelThatIsNeededIsMadeAgain) {
   ExperimentRun model = rate_run("model", "0.1"), reads = rate_run("reads", "0.1");
