@@ -73,10 +73,6 @@ struct RoundedUnits {
       panel.scales[u] = scales[units[u]];
     }
   }
-  HSATTN_ALWAYS void fetch(Index unit) const {
-    const std::uint8_t* begin = bytes[unit];
-    for (Index i = 0; i < bytes.size; i += 64) __builtin_prefetch(begin + i);
-  }
 };
 
 // or keys as they are attended, which are rounded now.
@@ -94,7 +90,6 @@ struct RoundedHere {
       panel.scales[u] = scales + u * kUnit;
     }
   }
-  void fetch(Index) const {}
 };
 
 // Scores of 4 rows and kRoundedUnits units.
@@ -132,7 +127,6 @@ static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& u
     Index units[kRoundedUnits];
     for (int u = 0; u < kRoundedUnits; ++u) units[u] = unit_of(i + u);
     keys.find(units, panel);
-    for (int u = 0; u < kRoundedUnits && i + kRoundedUnits < count; ++u) keys.fetch(unit_of(i + kRoundedUnits + u));
     for (Index r = 0; r < c.rows(); r += kQuad) {
       const Index row = row0 + r;
       const RoundedRows rows{c.s.q_int8 + row * padded, c.s.q_scales + row, c.s.q_sums + row};
