@@ -234,8 +234,9 @@ def variants_section(results, experiment, title, first, text):
             number(timing["ms"], 1) if timing else DASH, number(timing["step_memory_mib"], 0) if timing else DASH,
             str(q.results[0].labels.get("shows", "")),
         ])  # fmt: skip
-        if variant[-1].isdigit() and q.all:
-            points.append((int(variant.rsplit("-", 1)[1]), mean(q.all)))
+        level = variant.removeprefix("levels-")
+        if level.isdigit() and q.all:
+            points.append((int(level), mean(q.all)))
     head = ["variant", "perplexity", f"to {first}", "last quarter", "step, ms", "memory, MiB", "what it is"]
     section = Section(experiment, title, text=[text])
     caption = "Mean ± standard deviation over the seeds; steps taken in turn in one process, the median."

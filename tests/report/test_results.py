@@ -33,6 +33,13 @@ def test_the_page_of_the_committed_results_is_the_committed_page(page):
     assert page == PAGE.read_text(encoding="utf-8"), "to renew it: python -m report --results R --out PAGE, see README"
 
 
+@pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir()))
+def test_a_page_is_written_of_all_results_that_are_kept(folder):
+    text = results_page(read_results(ROOT / "results" / folder))
+    assert 'id="losses"' in text
+    assert len(text) < 3 << 20
+
+
 def test_the_page_needs_nothing_else_and_is_small(page):
     assert len(page.encode()) < 3 << 20
     outside = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
