@@ -1,12 +1,11 @@
 #include "lm/experiments/run_list.h"
 
 #include <algorithm>
-#include <cstdint>
-#include <cstdio>
 #include <map>
 #include <set>
 
 #include "hsattn/base/error.h"
+#include "lm/data/files.h"
 #include "lm/experiments/lister.h"
 
 namespace hsattn::lm {
@@ -37,12 +36,6 @@ void mark(const RunList& list, const std::string& name, std::set<std::string>& m
   for (const std::string& other : found->grid) mark(list, other, marked);
 }
 
-// FNV-1a of 64 bits.
-std::uint64_t hashed(const std::string& text, std::uint64_t hash) {
-  for (const char c : text + '\n') hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  return hash;
-}
-
 template <class Wanted>
 RunList filtered(const RunList& list, const Wanted& wanted) {
   std::set<std::string> marked;
@@ -61,17 +54,16 @@ RunList filtered(const RunList& list, const Wanted& wanted) {
 void note_inputs(RunList& list) {
   std::map<std::string, const ExperimentRun*> before;
   for (ExperimentRun& run : list.runs) {
-    std::uint64_t hash = 0xcbf29ce484222325ULL;
+    Fnv64 hash;
+    const auto add = [&](const std::string& text) { hash.add(text.c_str(), text.size() + 1); };
     for (const auto* names : {&run.needs, &run.grid}) {
       for (const std::string& name : *names) {
         const ExperimentRun& other = *before.at(name);
-        for (const std::string& word : other.words) hash = hashed(word, hash);
-        hash = hashed(other.inputs, hash);
+        for (const std::string& word : other.words) add(word);
+        add(other.inputs);
       }
     }
-    char text[17];
-    std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash));
-    if (!run.needs.empty() || !run.grid.empty()) run.inputs = text;
+    if (!run.needs.empty() || !run.grid.empty()) run.inputs = hex64(hash.value());
     before[run.name] = &run;
   }
 }

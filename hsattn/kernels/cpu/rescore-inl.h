@@ -109,6 +109,13 @@ static std::int64_t sum_of_units(const Cell& c, int p, const float* unit_mass, I
   return total;
 }
 
+// Weights of one vector of scores, of unit u: of lanes that position p may choose and whose scores are finite.
+template <bool kHuge>
+HSATTN_INLINE F weights_of_lanes(const Cell& c, int p, Index u, F x, F m, F floor) {
+  const M ok = both(lanes_of_entries(c.s.cell_entries + u, p), finite(x));
+  return select(ok, exp_minus<kHuge>(max_keep_nan(floor, x), m), zero());
+}
+
 // The sum of the weights of lanes that position p may choose, among those of units [begin, end), as integers of 2^-20.
 template <bool kHuge>
 static std::int64_t sum_of_lanes(const Cell& c, int p, const float* score, Index begin, Index end, float exponent) {
@@ -118,8 +125,7 @@ static std::int64_t sum_of_lanes(const Cell& c, int p, const float* score, Index
     I sum = int_zero();
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(score + u * kUnit + v * kLanes);
-      const M ok = both(lanes_of_entries(c.s.cell_entries + u + v * kUnitsPerVector, p), finite(x));
-      sum = int_add(sum, to_fixed_point(select(ok, exp_minus<kHuge>(max_keep_nan(floor, x), m), zero())));
+      sum = int_add(sum, to_fixed_point(weights_of_lanes<kHuge>(c, p, u + v * kUnitsPerVector, x, m, floor)));
     }
     total += int_sum(sum);
   }
@@ -134,7 +140,6 @@ enum class MassOf { kUnits, kTokens };
 // not at all, the factor is 1, and units that the position may not choose get rubbish. `out` may be `score`.
 template <MassOf kOf, bool kHuge, bool kWhole>
 static float unit_masses(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
-  const Entry* entries = c.s.cell_entries;
   const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
   std::int64_t total = 0;
   I sum = int_zero();
@@ -142,12 +147,13 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
     F weights[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(score + u * kUnit + v * kLanes);
-      F w = exp_minus<kHuge>(max_keep_nan(floor, x), m);
-      if constexpr (!kWhole) {
-        const M ok = both(lanes_of_entries(entries + u + v * kUnitsPerVector, p), finite(x));
-        w = select(ok, w, zero());
+      F w;
+      if constexpr (kWhole) {
+        w = exp_minus<kHuge>(max_keep_nan(floor, x), m);
+      } else {
+        w = weights_of_lanes<kHuge>(c, p, u + v * kUnitsPerVector, x, m, floor);
+        sum = int_add(sum, to_fixed_point(w));
       }
-      if constexpr (!kWhole) sum = int_add(sum, to_fixed_point(w));
       weights[v] = w;
       if constexpr (kOf == MassOf::kTokens) store(out + u * kUnit + v * kLanes, w);
     }

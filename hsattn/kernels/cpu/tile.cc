@@ -147,10 +147,11 @@ void build_tile_entries(const HeadJob& job, Index first, Index count, const std:
     Index found = 0;
     find_quad_positions(job, first, count, lists, quad, positions, &found);
     const std::span<const QuadPosition> members(positions, static_cast<std::size_t>(found));
-    merge_lists(members, scratch.held);
-    if (gather) scratch.gathered[quad].assign(scratch.held.begin(), scratch.held.end());
-    build_entries(job.shape, members, gather ? std::span<const HeldNode>() : scratch.held, scratch.entries[quad]);
+    std::vector<HeldNode>& kept = gather ? scratch.gathered[quad] : scratch.held;
+    merge_lists(members, kept);
+    build_entries(job.shape, members, gather ? std::span<const HeldNode>() : kept, scratch.entries[quad]);
     if (job.shape.far_field) {
+      if (gather) scratch.held = kept;  // which the far field uses up
       scratch.far_counts[quad] =
           build_far_entries(job.shape, members, job.packed->pyramid, scratch.held, scratch.far_entries[quad]);
     }
