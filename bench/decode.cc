@@ -2,7 +2,7 @@
 //
 //   decode [LENGTH] [RULES] [TYPE] [PART]
 //
-// LENGTH 16384 by default. RULES: full, paper, any_model, or all. TYPE: float32, bfloat16 or float16. PART: all, or
+// LENGTH 16384 by default. RULES: full, paper, any_model, pretrained, or all. TYPE: float32, bfloat16 or float16. PART: all, or
 // attend, append: that part alone for some seconds, for a profiler:
 //
 //   perf record ./decode 16384 any_model float32 attend && perf report --no-children
@@ -122,7 +122,8 @@ int main(int count, char** arguments) {
   }
   const std::pair<const char*, PlanOptions> all[] = {{"full", {Pattern::kFull, true, {}}},
                                                      {"paper", {Pattern::kHsa, true, HsaOptions::paper()}},
-                                                     {"any_model", {Pattern::kHsa, true, HsaOptions::any_model()}}};
+                                                     {"any_model", {Pattern::kHsa, true, HsaOptions::any_model()}},
+                                                     {"pretrained", {Pattern::kHsa, true, HsaOptions::pretrained()}}};
   for (const auto& [name, options] : all) {
     if (rules != "all" && rules != name) continue;
     if (type == "float32") run<float>(name, options, n, DType::kFloat32, part);

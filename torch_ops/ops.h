@@ -132,6 +132,7 @@ Tensor make_plan(const Tensor& q, const Tensor& k, const std::string& pattern, b
                  const std::optional<Tensor>& pooled_k);
 
 /// Length of each list.
+Budgets preset(const std::string& name);
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets);
 
 /// At which level queries [first, first + count) of one head see each token, int8 [count, keys]: -1 not at all, 0 in

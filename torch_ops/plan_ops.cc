@@ -38,6 +38,8 @@ void map_position(const PlanShape& shape, Index position, std::span<const std::i
 
 }  // namespace
 
+Budgets preset(const std::string& name) { return budgets_of(preset_from_name(name)); }
+
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets) {
   return plan_shape(options_from(pattern, causal, budgets), 0, 0, 0, 0).slots();
 }

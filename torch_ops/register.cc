@@ -62,6 +62,7 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
   m.def("cache_save(int handle, str path) -> ()");
   m.def("cache_load(str path) -> int");
   m.def("cache_options(int handle) -> (str dtype, str pattern, int[] budgets)");
+  m.def("preset(str name) -> int[]");
   m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
   m.def(
       "plan_map(Tensor plan, str pattern, bool causal, int[] budgets, int[] sizes, int batch, int kv_head, int first, "
@@ -106,5 +107,6 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CompositeExplicitAutograd, m) {
   m.impl("cache_save", TORCH_BOX(&hsattn::torch_ops::cache_save));
   m.impl("cache_load", TORCH_BOX(&hsattn::torch_ops::cache_load));
   m.impl("cache_options", TORCH_BOX(&hsattn::torch_ops::cache_options));
+  m.impl("preset", TORCH_BOX(&hsattn::torch_ops::preset));
   m.impl("plan_slots", TORCH_BOX(&hsattn::torch_ops::plan_slots));
 }

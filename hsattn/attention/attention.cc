@@ -18,7 +18,11 @@ void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& o
                     std::int32_t* blocks, Executor& executor, const std::optional<ConstView>& pooled_keys) {
   check_queries_and_keys("make_plan", q, k, scale);
   const PlanShape shape = shape_for(q, k, options);
-  if (pooled_keys) check_nodes("make_plan", "pooled k", *pooled_keys, k, shape.node);
+  if (pooled_keys) {
+    check_nodes("make_plan", "pooled k", *pooled_keys, k, shape.node);
+    check(shape.parts == 1, "make_plan: parts is ", shape.parts,
+          " and nodes are given, which come whole; parts must be 1");
+  }
   check_memory_for_lists("make_plan", blocks, shape.list_elements());
   dispatch::select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor, pooled_keys);
 }
@@ -44,7 +48,7 @@ void attention_forward(const AttentionInputs& in, const PlanOptions& options, co
                        std::int32_t* keep, Executor& executor) {
   check_inputs("attention_forward", in);
   const PlanShape shape = shape_for(in.q, in.k, options);
-  check_pooled("attention_forward", in, shape.node);
+  check_pooled("attention_forward", in, shape);
   check_outputs("attention_forward", in, out);
   dispatch::forward(in, shape, options, out, keep, executor);
 }

@@ -33,10 +33,11 @@ void check_nodes(const char* who, const char* name, const ConstView& nodes, cons
   check_same(who, name, nodes, "the pyramid of k", right);
 }
 
-void check_pooled(const char* who, const AttentionInputs& in, Index block) {
+void check_pooled(const char* who, const AttentionInputs& in, const PlanShape& shape) {
   if (!in.pooled) return;
-  check_nodes(who, "pooled k", in.pooled->k, in.k, block);
-  check_nodes(who, "pooled v", in.pooled->v, in.k, block);
+  check(shape.parts == 1, who, ": parts is ", shape.parts, " and nodes are given, which come whole; parts must be 1");
+  check_nodes(who, "pooled k", in.pooled->k, in.k, shape.node);
+  check_nodes(who, "pooled v", in.pooled->v, in.k, shape.node);
 }
 
 void check_plan_fits(const char* who, const AttentionInputs& in, const PlanView& plan) {
@@ -49,7 +50,7 @@ void check_plan_fits(const char* who, const AttentionInputs& in, const PlanView&
     throw Unsupported(concat(who, ": the plan has a tail of ", s.tail, ", which a search finds anew and which has no ",
                              "gradient; forward passes without a given plan have it, all else needs tail = 0"));
   }
-  check_pooled(who, in, s.node);
+  check_pooled(who, in, s);
 }
 
 void check_outputs(const char* who, const AttentionInputs& in, const AttentionOutputs& out) {

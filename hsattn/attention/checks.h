@@ -15,8 +15,8 @@ void check_inputs(const char* who, const AttentionInputs& in);
 /// Nodes of the pyramid of k in blocks of `block`: right shape and type.
 void check_nodes(const char* who, const char* name, const ConstView& nodes, const ConstView& k, Index block);
 
-/// Pooled keys and values, if they are given, are such nodes.
-void check_pooled(const char* who, const AttentionInputs& in, Index block);
+/// Pooled keys and values, if they are given, are such nodes, and the shape asks for no parts of them.
+void check_pooled(const char* who, const AttentionInputs& in, const PlanShape& shape);
 
 /// The plan, and what is pooled, was made for these shapes.
 void check_plan_fits(const char* who, const AttentionInputs& in, const PlanView& plan);

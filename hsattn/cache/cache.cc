@@ -38,6 +38,8 @@ void check_plan_is_kept(const CacheOptions& kept, const PlanOptions& plan) {
         name_of(kept.plan.pattern), " and has no pyramid; make it for a plan that searches");
   check(asked.node == have.node, "attend: the plan has nodes of ", asked.node, " tokens, the cache's pyramid of ",
         have.node, "; they must be equal");
+  check(asked.parts == have.parts, "attend: the plan has ", asked.parts, " parts of a node, the cache's pyramid ",
+        have.parts, "; they must be equal");
   check(asked.pooling == have.pooling, "attend: the plan's pooling is ", name_of(asked.pooling), ", the cache's is ",
         name_of(have.pooling), "; they must be equal");
   check(asked.tail == 0 || have.tail > 0, "attend: the plan has a tail of ", asked.tail,
@@ -199,6 +201,7 @@ Index KeyValueCache::bytes() const {
   for (const CachedSequence& s : state_->sequences) {
     add(s.tokens);
     for (const PageList& level : s.levels) add(level);
+    add(s.parts);
   }
   return bytes;
 }

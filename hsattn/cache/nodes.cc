@@ -24,13 +24,9 @@ class NodeMaker {
   // Makes the node of a block, and those above it that it completes.
   void make(Index block) {
     pool_block(block, rows_[0]);
-    if (far_field()) pool_block_values(block, pooling(), value_);
+    if (far_field()) pool_tokens(tables_.block(), block, pooling(), cpu::read_packed_value, value_);
     store(0, block);
-    if (tables_.request().tail) {
-      float* value = head_.pyramid.level[0].values[block];
-      pool_block_values(block, Pooling::kMean, value);
-      finite_ &= cpu::all_finite({value, 1, padded(), padded()});
-    }
+    for (Index part = 0; part < parts(); ++part) make_part(block * parts() + part);
     for (Index level = 1, index = block; index % 2 == 1; ++level) {
       index /= 2;
       float node[kMaxDim];
@@ -48,16 +44,31 @@ class NodeMaker {
   bool far_field() const { return tables_.request().far_field; }
   Pooling pooling() const { return tables_.request().pooling; }
 
+  Index parts() const { return tables_.request().parts; }
+
+  // The index-th run of `size` tokens.
   template <class Read>
-  void pool_tokens(Index block, Pooling pooling, const Read& read, float* out) {
-    const Index size = tables_.block();
+  void pool_tokens(Index size, Index index, Pooling pooling, const Read& read, float* out) {
     float tokens[cpu::kPanel * kMaxDim];
-    for (Index j = 0; j < size; ++j) read(head_, block * size + j, tokens + j * head_.dim);
+    for (Index j = 0; j < size; ++j) read(head_, index * size + j, tokens + j * head_.dim);
     pool_rows(pooling, {tokens, size, head_.dim, head_.dim}, 0, size, padded(), out);
   }
-  void pool_block(Index block, float* out) { pool_tokens(block, pooling(), cpu::read_packed_key, out); }
-  void pool_block_values(Index block, Pooling pooling, float* out) {
-    pool_tokens(block, pooling, cpu::read_packed_value, out);
+  void pool_block(Index block, float* out) {
+    pool_tokens(tables_.block(), block, pooling(), cpu::read_packed_key, out);
+  }
+
+  // What a tail attends, and what is scored besides whole nodes.
+  void make_part(Index part) {
+    const Index size = tables_.block() / parts();
+    if (tables_.has_parts()) {
+      float key[kMaxDim];
+      pool_tokens(size, part, pooling(), cpu::read_packed_key, key);
+      cpu::round_part(key, part, head_);
+    }
+    if (!tables_.request().tail) return;
+    float* value = cpu::tail_values(head_.pyramid, parts())[part];
+    pool_tokens(size, part, Pooling::kMean, cpu::read_packed_value, value);
+    finite_ &= cpu::all_finite({value, 1, padded(), padded()});
   }
 
   // The key of a complete node: kept, just made, or pooled again from its tokens.

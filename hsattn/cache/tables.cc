@@ -76,8 +76,8 @@ cpu::PackRequest request_of(const CacheOptions& options) {
 
 }  // namespace
 
-CachedSequence::CachedSequence(Index page_bytes, Index kv_heads)
-    : tokens(page_bytes), not_finite(static_cast<std::size_t>(kv_heads), 0) {}
+CachedSequence::CachedSequence(Index token_bytes, Index part_bytes, Index kv_heads)
+    : tokens(token_bytes), parts(part_bytes), not_finite(static_cast<std::size_t>(kv_heads), 0) {}
 
 CacheTables::CacheTables(const CacheOptions& options)
     : options_(options), request_(request_of(options)), shape_(cpu::shape_packed_head(0, options.dim, request_)) {
@@ -86,11 +86,14 @@ CacheTables::CacheTables(const CacheOptions& options)
   const bool far = request_.far_field;
   bare_nodes_ = node_tables(shape_, request_, kNodes, false, far);
   nodes_ = node_tables(shape_, request_, kNodes, true, far);
-  smallest_nodes_ = node_tables(shape_, request_, kNodes, first_kept_level_ == 0, far || request_.tail);
+  const bool whole = request_.tail && !has_parts();
+  smallest_nodes_ = node_tables(shape_, request_, kNodes, first_kept_level_ == 0, far || whole);
+  parts_ = node_tables(shape_, request_, kNodes, false, request_.tail);
 }
 
 CachedSequence CacheTables::empty_sequence() const {
-  return {options_.kv_heads * tokens_.head_bytes, options_.kv_heads};
+  const Index heads = options_.kv_heads;
+  return {heads * tokens_.head_bytes, heads * parts_.head_bytes, heads};
 }
 
 Index CacheTables::levels(Index length) const {
@@ -103,6 +106,7 @@ Index CacheTables::levels(Index length) const {
 void CacheTables::prepare(CachedSequence& sequence, Index length) const {
   const Index first = sequence.length;
   sequence.tokens.prepare(ceil_div(length, options_.page), first / options_.page);
+  sequence.parts.prepare(ceil_div(parts(length), kNodes), parts(first) / kNodes);
   for (Index level = 0; level < levels(length); ++level) {
     if (level == static_cast<Index>(sequence.levels.size())) {
       sequence.levels.emplace_back(options_.kv_heads * tables_of_level(level).head_bytes);
@@ -114,6 +118,7 @@ void CacheTables::prepare(CachedSequence& sequence, Index length) const {
 
 void CacheTables::shrink(CachedSequence& sequence, Index length) const {
   sequence.tokens.shrink(ceil_div(length, options_.page));
+  sequence.parts.shrink(ceil_div(parts(length), kNodes));
   for (std::size_t level = 0; level < sequence.levels.size(); ++level) {
     sequence.levels[level].shrink(ceil_div(nodes(length, static_cast<Index>(level)), kNodes));
   }
@@ -138,16 +143,20 @@ cpu::PackedHead CacheTables::head(const CachedSequence& sequence, Index kv_head,
   for (Index level = 0; level < p.levels; ++level) {
     p.first[level + 1] = p.first[level] + ceil_div(blocks, Index{1} << level);
     if (level >= static_cast<Index>(sequence.levels.size())) continue;
-    const PageTables& tables = tables_of_level(level);
-    const PageList& nodes = sequence.levels[level];
-    const Index from = kv_head * tables.head_bytes, node_units = kNodes / cpu::kUnit;
-    cpu::PackedLevel& to = p.level[level];
-    to.keys = units_in<float>(nodes, from, tables.node_keys, head.padded_dim, kNodes);
-    to.values = units_in<float>(nodes, from, tables.node_values, head.padded_dim, kNodes);
-    to.keys_int8 = units_in<std::uint8_t>(nodes, from, tables.keys_int8, cpu::kUnit * head.padded_dim, node_units);
-    to.key_scales = units_in<float>(nodes, from, tables.key_scales, cpu::kUnit, node_units);
+    p.level[level] = packed_level(sequence.levels[level], tables_of_level(level), kv_head);
   }
+  if (has_parts()) p.parts = packed_level(sequence.parts, parts_, kv_head);
   return head;
+}
+
+cpu::PackedLevel CacheTables::packed_level(const PageList& pages, const PageTables& tables, Index kv_head) const {
+  const Index from = kv_head * tables.head_bytes, padded = shape_.padded_dim, units = kNodes / cpu::kUnit;
+  cpu::PackedLevel level;
+  level.keys = units_in<float>(pages, from, tables.node_keys, padded, kNodes);
+  level.values = units_in<float>(pages, from, tables.node_values, padded, kNodes);
+  level.keys_int8 = units_in<std::uint8_t>(pages, from, tables.keys_int8, cpu::kUnit * padded, units);
+  level.key_scales = units_in<float>(pages, from, tables.key_scales, cpu::kUnit, units);
+  return level;
 }
 
 }  // namespace hsattn

@@ -23,10 +23,11 @@ struct CachedSequence {
   Index length = 0;
   PageList tokens;
   std::vector<PageList> levels;
+  PageList parts;                        // of the smallest nodes
   std::vector<std::uint8_t> not_finite;  // [kv_heads]: not 0 if anything ever was, since the sequence began
 
   /// No page is written while two share it, so a copy is a fork.
-  CachedSequence(Index page_bytes, Index kv_heads);
+  CachedSequence(Index token_bytes, Index part_bytes, Index kv_heads);
 };
 
 /// How a cache with these options packs.
@@ -38,6 +39,7 @@ class CacheTables {
   const cpu::PackRequest& request() const { return request_; }
   Index block() const { return request_.block; }
   bool has_nodes() const { return request_.search || request_.far_field; }
+  bool has_parts() const { return request_.search && request_.parts > 1; }
   /// From this level on the float keys of nodes are kept for the nodes above them; below they are pooled again when a
   /// parent is made. All are kept for a far field.
   Index first_kept_level() const { return first_kept_level_; }
@@ -56,14 +58,16 @@ class CacheTables {
   const PageTables& tables_of_level(Index level) const {
     return level == 0 ? smallest_nodes_ : level < first_kept_level_ ? bare_nodes_ : nodes_;
   }
+  Index parts(Index length) const { return has_parts() ? nodes(length, 0) * request_.parts : 0; }
   Index nodes(Index length, Index level) const { return length / (request_.block << level); }
   Index levels(Index length) const;  // with at least one node
+  cpu::PackedLevel packed_level(const PageList& pages, const PageTables& tables, Index kv_head) const;
 
   CacheOptions options_;
   cpu::PackRequest request_;
   cpu::PackedHead shape_;  // of no tokens
   Index first_kept_level_ = 0;
-  PageTables tokens_, bare_nodes_, nodes_, smallest_nodes_;
+  PageTables tokens_, bare_nodes_, nodes_, smallest_nodes_, parts_;
 };
 
 /// Makes the nodes of one head that tokens from `first` on complete; their units are packed. True if all that the far

@@ -31,6 +31,7 @@ void for_each_budget(Options& o, const Each& each) {
   each("pattern_seed", o.pattern_seed);
   each("node", o.node);
   each("tail", o.tail);
+  each("parts", o.parts);
 }
 
 Index number_of(Index x) { return x; }

@@ -1,5 +1,6 @@
 #include "hsattn/plan/options.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -11,6 +12,11 @@ namespace {
 
 constexpr std::array<std::pair<Pooling, const char*>, 2> kPoolingNames{
     {{Pooling::kMean, "mean"}, {Pooling::kMax, "max"}}};
+
+constexpr std::array<std::pair<const char*, HsaOptions (*)()>, 4> kPresets{{{"any_model", HsaOptions::any_model},
+                                                                            {"training", HsaOptions::training},
+                                                                            {"pretrained", HsaOptions::pretrained},
+                                                                            {"paper", HsaOptions::paper}}};
 
 constexpr Index kMostTokens = Index{1} << 40;  // of one sequence; larger budgets are refused as typing errors
 
@@ -58,6 +64,19 @@ Pooling pooling_from_name(const std::string& name) {
   throw_unknown("pooling", name, names);
 }
 
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, options] : kPresets) names.emplace_back(name);
+  return names;
+}
+
+HsaOptions preset_from_name(const std::string& name) {
+  for (const auto& [known, options] : kPresets) {
+    if (name == known) return options();
+  }
+  throw_unknown("preset", name, preset_names());
+}
+
 void check_options(const PlanOptions& options) {
   const HsaOptions& o = options.hsa;
   check_budget("window", o.window, 0);
@@ -87,6 +106,10 @@ void check_options(const PlanOptions& options) {
         "; it is what rescoring rejects, so candidates, ", o.candidates, ", must be above top_k, ", o.top_k);
   check(!searches || o.tail == 0 || !o.far_field, "options: tail is ", o.tail,
         ", and the far field is on; what is rejected would be seen twice, so one of them must be off");
+  check(o.parts >= 1 && o.parts <= 64 && (o.parts & (o.parts - 1)) == 0, "options: parts is ", o.parts,
+        "; it must be a power of two from 1 to 64");
+  check(!searches || o.parts <= std::max(o.node, o.block), "options: parts is ", o.parts, ", node is ",
+        std::max(o.node, o.block), "; a part is at least one token, so parts must be at most node");
   check(o.levels >= 0 && o.levels <= 6, "options: levels is ", o.levels, "; it must be 0 (auto) or 1 to 6");
   check(o.mass == 0 || (o.mass >= 1e-6 && o.mass <= 1), "options: mass is ", o.mass,
         "; it must be 0 (off) or a share from a millionth to 1");

@@ -47,6 +47,8 @@ struct HsaOptions {
                            ///< If more, rescoring keeps single blocks of the candidates, which are nodes
   double tail = 0;  ///< share of a candidate's rejected attention with which the mean of its values is attended, in
                     ///< millionths up to 1; 0: what is rejected is not seen. No gradient passes through it
+  Index parts = 1;  ///< equal parts of the smallest nodes that are scored, and stand in a tail, by means of their own:
+                    ///< a power of two up to node; 1: the node as a whole
 
   bool operator==(const HsaOptions&) const = default;
 
@@ -57,6 +59,18 @@ struct HsaOptions {
   static HsaOptions training() {
     HsaOptions o;
     o.candidates = 4 * o.top_k;
+    return o;
+  }
+  /// For models that were trained with full attention, where quality counts more than speed: pairs of tokens are kept,
+  /// of candidates that means of two tokens find, and what is rejected is a tail, so for inference alone. Where all
+  /// tokens would be candidates, all are attended, which takes less time (docs/pretrained.md).
+  static HsaOptions pretrained() {
+    HsaOptions o;
+    o.block = 2;
+    o.node = 8;
+    o.parts = 4;
+    o.tail = 0.5;
+    o.dense_until = o.candidates;
     return o;
   }
   /// The paper's form: no rescoring (candidates = top_k), far field on.
@@ -86,6 +100,12 @@ Pattern pattern_from_name(const std::string& name);
 
 /// "mean" or "max". Throws InvalidArgument that lists the names.
 Pooling pooling_from_name(const std::string& name);
+
+/// The options that are named above: any_model, training, pretrained, paper.
+std::vector<std::string> preset_names();
+
+/// Throws InvalidArgument that lists the names.
+HsaOptions preset_from_name(const std::string& name);
 
 /// Throws InvalidArgument, naming the option, its value and what is right.
 void check_options(const PlanOptions& options);

@@ -89,6 +89,8 @@ void check_shape(const PlanShape& s) {
         s.block, "; it must be a power of two from 1 to 64");
   check(s.node >= s.block && s.node <= 64 && std::has_single_bit(static_cast<std::uint64_t>(s.node)), "plan: node is ",
         s.node, ", block is ", s.block, "; node must be a power of two from block to 64");
+  check(s.parts >= 1 && s.parts <= s.node && std::has_single_bit(static_cast<std::uint64_t>(s.parts)),
+        "plan: parts is ", s.parts, ", node is ", s.node, "; parts must be a power of two up to node");
   check(s.sinks % s.blocks_of_node() == 0, "plan: sinks are ", s.sinks, " blocks, of which a node has ",
         s.blocks_of_node(), "; they must be whole nodes");
   check(s.node == s.block || !s.far_field, "plan: node is ", s.node, ", block is ", s.block,
@@ -205,6 +207,7 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
   s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;
   s.pooling = o.pooling;
   s.tail = tail_share(o);
+  s.parts = std::min(o.parts, s.node);
   return s;
 }
 
@@ -236,7 +239,7 @@ std::string describe(const PlanView& plan) {
        << (s.causal ? ", causal" : ", bidirectional") << "\n  block " << s.block << ", node " << s.node << ", window "
        << s.window << ", sinks " << s.sinks * s.block << ", kept " << s.kept * s.block << ", dense until "
        << s.dense_until << ", far field " << (s.far_field ? "on" : "off") << ", pooling " << name_of(s.pooling)
-       << ", tail " << s.tail << "\n  attended tokens: " << attended << "\n";
+       << ", tail " << s.tail << ", parts " << s.parts << "\n  attended tokens: " << attended << "\n";
   if (s.global_tokens > 0) text << "  the first " << s.global_tokens << " positions attend everything\n";
   if (s.slots() > 0) text << "  listed tokens of positions that have a list: " << listed << "\n";
   return text.str();

@@ -38,6 +38,7 @@ struct PlanShape {
   Pooling pooling = Pooling::kMean;  ///< of far nodes
   Index global_tokens = 0;           ///< the first positions that attend everything, however long their past is
   double tail = 0;                   ///< as HsaOptions::tail; not in lists, so a plan with a tail cannot be replayed
+  Index parts = 1;                   ///< as HsaOptions::parts
 
   /// Length of each list: sinks + kept, or 0 if the pattern selects nothing.
   Index slots() const { return kept == 0 ? 0 : sinks + kept; }
@@ -47,6 +48,7 @@ struct PlanShape {
   Index blocks() const { return (keys + block - 1) / block; }
   Index nodes() const { return (keys + node - 1) / node; }
   Index blocks_of_node() const { return node / block; }
+  Index part() const { return node / parts; }  ///< tokens
 
   /// Tokens that `position` attends as one run: its near window, or everything if its past is short (see dense()).
   Range near(Index position) const;

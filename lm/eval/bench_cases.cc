@@ -63,7 +63,8 @@ const std::vector<Series>& table() {
 
 AttentionOptions attention_of(const std::string& rules) {
   AttentionOptions attention;
-  const bool budgets = rules == "any_model" || rules == "training" || rules == "paper";
+  const std::vector<std::string> presets = preset_names();
+  const bool budgets = std::find(presets.begin(), presets.end(), rules) != presets.end();
   attention.attention = budgets ? "hsa" : rules;
   attention.preset = budgets ? rules : "any_model";
   attention.apply_preset();

@@ -31,8 +31,10 @@ void AttentionOptions::visit_baselines(OptionVisitor& option) {
 }
 
 void AttentionOptions::visit_budgets(OptionVisitor& option) {
-  option("preset", preset,
-         "budgets of hsa to start from: training | any_model (twice the candidates) | paper (no rescoring, far field)");
+  option(
+      "preset", preset,
+      "budgets of hsa to start from: training | any_model (twice the candidates) | pretrained (pairs of tokens and a "
+      "tail: closer to full attention, slower, not for training) | paper (no rescoring, far field)");
   option("window", hsa.window, "near tokens before each position");
   option("top_k", hsa.top_k, "selected tokens that are attended");
   option("candidates", hsa.candidates, "tokens that the descent returns for exact rescoring; at most top_k: none");
@@ -47,6 +49,7 @@ void AttentionOptions::visit_budgets(OptionVisitor& option) {
   option("node", hsa.node,
          "tokens of the smallest nodes of the search; 0: block. If more, single blocks of them are kept");
   option("tail", hsa.tail, "share of what rescoring rejects that mean values stand for; not in training");
+  option("parts", hsa.parts, "parts of the smallest nodes that are scored by means of their own");
   option("mass", hsa.mass, "0: top_k tokens; else the share of the attention that is enough, with at most top_k");
   option("min_top_k", hsa.min_top_k, "with mass: selected tokens that are attended in any case");
   option("stride", hsa.stride, "of sparse_transformer, in tokens; 0: what top_k needs to reach all of the past");
@@ -59,17 +62,7 @@ bool AttentionOptions::ours() const {
   return std::find(names.begin(), names.end(), attention) != names.end();
 }
 
-void AttentionOptions::apply_preset() {
-  if (preset == "training") {
-    hsa = HsaOptions::training();
-  } else if (preset == "any_model") {
-    hsa = HsaOptions::any_model();
-  } else if (preset == "paper") {
-    hsa = HsaOptions::paper();
-  } else {
-    throw InvalidArgument("preset is " + preset + "; training, any_model or paper are right");
-  }
-}
+void AttentionOptions::apply_preset() { hsa = preset_from_name(preset); }
 
 AttentionOptions AttentionOptions::of_layer(Index layer) const {
   AttentionOptions options = *this;

@@ -11,7 +11,7 @@ import sys
 
 # `python -m hsattn.prepare` reads archives for the program and needs neither torch nor the ops.
 if "hsattn.prepare" not in sys.orig_argv:
-    from hsattn._attention import Attention, attention, make_plan
+    from hsattn._attention import Attention, attention, make_plan, preset
     from hsattn._baselines import attention_step, draw_features
     from hsattn._cache import Cache
     from hsattn._linformer import Linformer
@@ -36,6 +36,7 @@ __all__ = [
     "packed_sequences",
     "padded_sequences",
     "pool",
+    "preset",
     "restarting_sequences",
 ]
 __version__ = "0.1.0"

@@ -39,6 +39,7 @@ def attention(
     pattern_seed: int = 0,
     node: int | None = None,
     tail: float = 0.0,
+    parts: int = 1,
     scale: float | None = None,
     features: Tensor | int | None = None,
     seed: int = 0,
@@ -72,8 +73,8 @@ def attention(
         top_k: selected tokens that are attended; with mass, at most. So all patterns that select attend the same number
             where the past is long enough.
         candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring. This and
-            the options from top_nodes to min_top_k, node and tail are of hsa; other patterns do not look at them, and
-            those with lists refuse far_field, mass and tail.
+            the options from top_nodes to min_top_k, node, tail and parts are of hsa; other patterns do not look at
+            them, and those with lists refuse far_field, mass and tail.
         block: tokens per block, a power of two up to 64.
         sinks: first tokens, always attended, besides top_k.
         top_nodes: the search starts at the finest level on which at most so many nodes cover the past.
@@ -94,6 +95,8 @@ def attention(
             is more, rescoring keeps single blocks of the candidates, which are nodes; not with far_field.
         tail: 0: what the search rejects is not seen; else each candidate's mean value is attended with this share of
             the attention that its rejected tokens have. Has no gradient; not with far_field, nor with a given plan.
+        parts: equal parts of the smallest nodes, a power of two up to node, each of which is scored, and stands in the
+            tail, by a mean of its own: finds better candidates for a little more time.
         scale: multiplies q.k; None: 1/sqrt(dim). "linear" has none.
         features: of "performer": float32 [features, dim] from draw_features(), or their number, drawn with seed; None:
             2 dim.
@@ -156,6 +159,7 @@ def attention(
         pattern_seed=pattern_seed,
         node=node,
         tail=tail,
+        parts=parts,
         pattern=pattern,
         others=BASELINES,
     )
@@ -188,6 +192,22 @@ def attention(
     return (o, lse) if return_lse else o
 
 
+def preset(name: str) -> dict[str, Any]:
+    """Options that suit a purpose, as far as they are not the defaults: attention(q, k, v, **preset("pretrained")).
+
+    Args:
+        name: "any_model" (the defaults, so nothing), "training" (for models that are trained with it: half the
+            candidates), "pretrained" (closer to full attention and slower: pairs of tokens, better candidates and a
+            tail; for inference alone) or "paper" (no rescoring, far field on).
+
+    Raises:
+        RuntimeError for another name.
+    """
+    usual = Budgets().as_options()
+    chosen = Budgets(*ops.preset(name)).as_options()
+    return {option: value for option, value in chosen.items() if value != usual[option]}
+
+
 def make_plan(
     q: Tensor,
     k: Tensor,
@@ -212,6 +232,7 @@ def make_plan(
     pattern_seed: int = 0,
     node: int | None = None,
     tail: float = 0.0,
+    parts: int = 1,
     scale: float | None = None,
     sequences: Tensor | None = None,
     pooled: tuple[Tensor, Tensor] | None = None,
@@ -242,6 +263,7 @@ def make_plan(
         pattern_seed=pattern_seed,
         node=node,
         tail=tail,
+        parts=parts,
         pattern=pattern,
     )
     q, k = (computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))

@@ -59,6 +59,7 @@ class Budgets(NamedTuple):
     pattern_seed: int = 0
     node: int = 0
     tail: int = 0
+    parts: int = 1
 
     def slots(self, pattern: str) -> int:
         """Length of each position's list, in blocks."""
@@ -104,6 +105,7 @@ def budgets_of(
     pattern_seed: int,
     node: int | None,
     tail: float,
+    parts: int,
     pattern: str,
     others: tuple[str, ...] = (),
 ) -> Budgets:
@@ -126,6 +128,7 @@ def budgets_of(
         "min_top_k": min_top_k,
         "dilation": dilation,
         "pattern_seed": pattern_seed,
+        "parts": parts,
     }
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool):
@@ -172,6 +175,7 @@ def budgets_of(
         pattern_seed,
         0 if node is None else node,
         round(tail * _MILLION),
+        parts,
     )
     for name, (unset, patterns) in _OWN.items():
         if getattr(budgets, name) != unset and pattern not in patterns:

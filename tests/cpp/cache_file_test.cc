@@ -192,7 +192,7 @@ class SavedCache {
 
 TEST(CacheFile, HoldsPlainNumbersOnly) {
   const SavedCache saved;
-  const Index budgets = 18, numbers = 7 + 1 + budgets + 1 + 3;
+  const Index budgets = 19, numbers = 7 + 1 + budgets + 1 + 3;
   EXPECT_EQ(std::ssize(saved.bytes()), 8 + 8 * numbers + 3 * 2 * 2 * 10 * 16 * 4);
   EXPECT_EQ(saved.load(saved.bytes()), "no error");
   EXPECT_FALSE(std::filesystem::exists(saved.path() + ".part"));
@@ -211,11 +211,11 @@ TEST(CacheFile, MalformedOnesAreRefusedByTheirFault) {
   EXPECT_EQ(saved.load_with(6, 7), "pattern is 7; it must be from 0 to 6");
   EXPECT_EQ(saved.load_with(7, 1000), "ends within a budget; there should be 1000") << "more than the file could hold";
   EXPECT_EQ(saved.load_with(11, 6), "options: block is 6; it must be a power of two from 1 to 64");
-  EXPECT_EQ(saved.load_with(26, Index{1} << 31), "ends within the length of a sequence; there should be 2147483648");
-  EXPECT_EQ(saved.load_with(27, Index{1} << 50),
+  EXPECT_EQ(saved.load_with(27, Index{1} << 31), "ends within the length of a sequence; there should be 2147483648");
+  EXPECT_EQ(saved.load_with(28, Index{1} << 50),
             "the length of a sequence is 1125899906842624; it must be from 0 to 30");
-  EXPECT_EQ(saved.load_with(27, 11), "holds 7680 bytes of keys and values; its sequences have more");
-  EXPECT_EQ(saved.load_with(27, 9), "holds 7680 bytes of keys and values; 7424 are right for 29 tokens");
+  EXPECT_EQ(saved.load_with(28, 11), "holds 7680 bytes of keys and values; its sequences have more");
+  EXPECT_EQ(saved.load_with(28, 9), "holds 7680 bytes of keys and values; 7424 are right for 29 tokens");
   EXPECT_EQ(saved.load(saved.bytes() + "x"), "holds 7681 bytes of keys and values; 7680 are right for 30 tokens");
 }
 

@@ -81,6 +81,7 @@ struct Case {
   Pooling pooling = Pooling::kMean;
   Index node = 0;
   double tail = 0;
+  Index parts = 1;
 };
 
 constexpr Case kCases[] = {
@@ -98,6 +99,10 @@ constexpr Case kCases[] = {
     {"tokens of nodes of 4", 1, 1, 270, 24, 1, false, Pooling::kMean, 4},
     {"tail", 3, 1, 300, 64, 8, false, Pooling::kMax, 0, 0.5},
     {"pairs of nodes of 8, tail", 6, 2, 300, 24, 2, false, Pooling::kMean, 8, 0.5},
+    {"halves of nodes of 8", 3, 1, 300, 24, 2, false, Pooling::kMean, 8, 0, 2},
+    {"quarters of blocks, far field", 1, 1, 200, 24, 4, true, Pooling::kMax, 0, 0, 4},
+    {"halves of nodes of 8, tail", 6, 2, 300, 24, 2, false, Pooling::kMean, 8, 0.5, 2},
+    {"nodes of 16 in pairs, tail", 1, 1, 300, 24, 1, false, Pooling::kMean, 16, 0.5, 8},
 };
 
 Problem problem_of(const Case& c) {
@@ -106,6 +111,7 @@ Problem problem_of(const Case& c) {
   p.options.hsa.block = c.block;
   p.options.hsa.node = c.node;
   p.options.hsa.tail = c.tail;
+  p.options.hsa.parts = c.parts;
   p.options.hsa.pooling = c.pooling;
   return p;
 }

@@ -219,6 +219,9 @@ const OptionCase kOptionCases[] = {
      "options: tail is 0.5; it is what rescoring rejects, so candidates, 512, must be above top_k, 512"},
     {[](HsaOptions& o) { o.tail = 0.5, o.far_field = true; },
      "options: tail is 0.5, and the far field is on; what is rejected would be seen twice, so one of them must be off"},
+    {[](HsaOptions& o) { o.parts = 3; }, "options: parts is 3; it must be a power of two from 1 to 64"},
+    {[](HsaOptions& o) { o.parts = 16; },
+     "options: parts is 16, node is 8; a part is at least one token, so parts must be at most node"},
     {[](HsaOptions& o) { o.pattern_seed = -1; }, "options: pattern_seed is -1; it must be from 0 to 2^40"},
     {[](HsaOptions& o) { o.levels = -1; }, "options: levels is -1; it must be 0 (auto) or 1 to 6"},
 };

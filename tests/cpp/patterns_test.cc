@@ -327,7 +327,7 @@ TEST(Patterns, OptionsOfTheSearchAreNotLookedAt) {
     PlanOptions plain{pattern, true, {}}, other = plain;
     other.hsa.candidates = 100, other.hsa.beam = 3, other.hsa.top_nodes = 5, other.hsa.dense_until = 500;
     other.hsa.far_field = true, other.hsa.pooling = Pooling::kMax, other.hsa.mass = 0.5, other.hsa.min_top_k = 7,
-    other.hsa.node = 32, other.hsa.tail = 0.5;
+    other.hsa.node = 32, other.hsa.tail = 0.5, other.hsa.parts = 4;
     EXPECT_EQ(plan_for(plain, 700, 900), plan_for(other, 700, 900)) << name_of(pattern);
   }
 }
@@ -350,9 +350,10 @@ TEST(Patterns, BudgetsSurviveAsNumbers) {
                .dilation = 15,
                .pattern_seed = 16,
                .node = 17,
-               .tail = 0.25};
+               .tail = 0.25,
+               .parts = 18};
   const std::vector<Index> numbers = budgets_of(o);
-  EXPECT_EQ(numbers, (std::vector<Index>{1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 1, 123456, 13, 14, 15, 16, 17, 250000}));
+  EXPECT_EQ(numbers, (std::vector<Index>{1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 1, 123456, 13, 14, 15, 16, 17, 250000, 18}));
   EXPECT_EQ(options_of_budgets(numbers), o);
   EXPECT_EQ(options_of_budgets(budgets_of({})), HsaOptions());
 }

@@ -112,6 +112,7 @@ TEST(PooledAttentionPromises, WhatComesLaterMovesNothing) {
     p.options = testing::searching_options(random, true);
     p.options.hsa.far_field = true;
     p.options.hsa.node = 0;
+    p.options.hsa.parts = 1;
     const Pooler pooler = kPoolers[i % 3];
     const Index cut = uniform(random, 100, 250);
     SCOPED_TRACE(describe(p) + concat(", ", name_of(pooler), ", from ", cut));
@@ -154,6 +155,7 @@ TEST(PooledAttentionPromises, AnyCutEqualsTheWhole) {
     whole.options = testing::searching_options(random, true);
     whole.options.hsa.far_field = i % 2 == 0;
     whole.options.hsa.node = 0;
+    whole.options.hsa.parts = 1;
     const Pooler pooler = kPoolers[i % 3];
     SCOPED_TRACE(describe(whole) + concat(", ", name_of(pooler)));
     const Tensors<float> in = random_tensors(whole, static_cast<std::uint64_t>(i));
@@ -203,6 +205,7 @@ TEST(PooledAttentionPromises, WrongCallsAreRefused) {
   p.options.hsa.block = 8;
   p.options.hsa.far_field = false;
   p.options.hsa.node = 0;
+  p.options.hsa.parts = 1;
   const Tensors<float> in = random_tensors(p, 1);
   NodeTensors<float> nodes = random_nodes(p, 1);
   const Plan plan = plan_of(p, in);

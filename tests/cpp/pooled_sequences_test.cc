@@ -216,6 +216,7 @@ TEST(PooledSequences, EachAttendsItsNodesAsIfItWereAlone) {
     p.options = testing::searching_options(random, i % 3 > 0);
     p.options.hsa.far_field = i < 4;
     p.options.hsa.node = 0;
+    p.options.hsa.parts = 1;
     SCOPED_TRACE(describe(p));
     expect_attended_alone(p, serial_executor());
     expect_attended_alone(p, *pool);

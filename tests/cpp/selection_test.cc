@@ -98,8 +98,8 @@ void check_problem(const Problem& p, std::uint64_t seed, Count& count) {
   const reference::SearchBudget budget(plan.shape, p.options);
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.kv_heads; ++h) {
-      const reference::Pyramid keys =
-          reference::make_search_pyramid(reference::load_head(in.k.view(), b, h), plan.shape.node, plan.shape.pooling);
+      const reference::Pyramid keys = reference::make_search_pyramid(
+          reference::load_head(in.k.view(), b, h), plan.shape.node, plan.shape.pooling, plan.shape.parts);
       std::vector<reference::Matrix> heads;
       for (Index g = 0; g < p.group(); ++g) heads.push_back(reference::load_head(in.q.view(), b, h * p.group() + g));
       for (Index i = 0; i < p.queries; ++i) {

@@ -38,6 +38,7 @@ struct Case {
   Index heads, kv_heads, queries, keys, dim, block, node, candidates;
   bool causal = true;
   double mass = 0, tail = 0.5;
+  Index parts = 1;
 };
 
 constexpr Case kCases[] = {
@@ -51,6 +52,12 @@ constexpr Case kCases[] = {
     {"both sides, ragged", 3, 1, 140, 301, 24, 2, 8, 96, false},
     {"mass", 3, 1, 150, 300, 64, 2, 8, 128, true, 0.5},
     {"one query", 3, 1, 1, 700, 64, 2, 8, 256},
+    {"halves of nodes", 3, 1, 210, 301, 24, 2, 8, 96, true, 0, 0.5, 2},
+    {"halves of blocks of 8, one head", 1, 1, 210, 301, 24, 8, 0, 96, true, 0, 0.5, 2},
+    {"pairs of nodes of 4", 8, 1, 100, 333, 64, 1, 4, 128, true, 0, 0.5, 2},
+    {"nodes of 32 in 8, both sides, ragged", 3, 1, 150, 603, 24, 8, 32, 192, false, 0, 1, 4},
+    {"nodes of 64 in 16", 1, 1, 150, 903, 24, 8, 64, 256, true, 0, 0.5, 4},
+    {"tokens of nodes of 8, both sides", 3, 1, 140, 301, 24, 2, 8, 96, false, 0, 0.5, 8},
 };
 
 Problem problem_of(const Case& c) {
@@ -72,7 +79,8 @@ Problem problem_of(const Case& c) {
                    .mass = c.mass,
                    .min_top_k = 8,
                    .node = c.node,
-                   .tail = c.tail};
+                   .tail = c.tail,
+                   .parts = c.parts};
   return p;
 }
 

@@ -69,6 +69,25 @@ def test_a_plan_gives_the_same_bits_again():
     assert torch.equal(hsattn.attention(q, k, v, plan=plan), hsattn.attention(q, k, v, **SMALL))
 
 
+def test_presets_are_options():
+    q, k, v = problem(300, heads=6, kv_heads=2, dim=24)
+    pretrained = hsattn.preset("pretrained")
+    small = {**SMALL, **pretrained, "dense_until": 0}
+    assert hsattn.preset("any_model") == {}
+    assert hsattn.preset("training") == {"candidates": 2048}
+    assert hsattn.preset("paper") == {"candidates": 512, "far_field": True}
+    assert pretrained == {"block": 2, "node": 8, "parts": 4, "tail": 0.5, "dense_until": 4096}
+    with torch.no_grad():
+        o = hsattn.attention(q, k, v, **small)
+        cache = hsattn.Cache(kv_heads=2, dim=24, **small)
+        cache.append(k, v)
+        assert torch.equal(cache.attend(q), o)
+        whole = hsattn.attention(q, k, v, **{**small, "parts": 1})
+    assert not torch.equal(o, whole)
+    with pytest.raises(RuntimeError, match="preset is 'fast'; it must be one of any_model, training, pre"):
+        hsattn.preset("fast")
+
+
 def test_scale():
     q, k, v = problem(100)
     o = hsattn.attention(q, k, v, pattern="full", scale=0.7)

@@ -24,6 +24,8 @@ from hsattn._ops import ops
         ({"tail": 1.5}, ValueError, "tail is 1.5; it must be 0 (off) or a share of at most 1"),
         ({"tail": 0.5, "pattern": "bigbird"}, ValueError, "tail was given; pattern 'bigbird' has none"),
         ({"tail": 0.5, "far_field": True}, RuntimeError, "tail is 0.5, and the far field is on"),
+        ({"parts": 2.0}, TypeError, "parts is 2.0; it must be an int"),
+        ({"parts": 16}, RuntimeError, "parts is 16, node is 8; a part is at least one token"),
         ({"node": 0}, ValueError, "node is 0; it must be an int of at least 1, or None for block"),
         ({"node": 24}, RuntimeError, "node is 24, block is 8; node must be 0 (block) or a power of two"),
         ({"node": 16, "candidates": 512}, RuntimeError, "to keep single blocks of a node takes rescoring"),

@@ -83,4 +83,21 @@ static void narrow_to_chosen(Cell& c) {
   pad_items(c, ids, may, kDimAlign);
 }
 
+// mass[i] becomes (or grows by) factor times the sum of `size` neighbouring weights.
+HSATTN_INLINE void add_sums(Index size, const float* weights, Index count, float factor, bool first, float* mass) {
+  for (Index i = 0; i < count; ++i) {
+    float sum = weights[i * size];
+    for (Index j = 1; j < size; ++j) sum += weights[i * size + j];
+    mass[i] = first ? sum * factor : mass[i] + sum * factor;
+  }
+}
+
+// Sizes below a unit are written out, so that blocks side by side are added up at once.
+static void add_block_masses(Index block, const float* weights, Index count, float factor, bool first, float* mass) {
+  if (block == 1) return add_sums(1, weights, count, factor, first, mass);
+  if (block == 2) return add_sums(2, weights, count, factor, first, mass);
+  if (block == 4) return add_sums(4, weights, count, factor, first, mass);
+  add_sums(block, weights, count, factor, first, mass);
+}
+
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

@@ -128,11 +128,10 @@ static void open_children(Cell& c, Index level) {
   exchange(s.may, s.next_may);
 }
 
-// A ragged node stands for fewer tokens than the others of its level.
-static void add_ragged_bias(Cell& c, Index level) {
+// A ragged node (or part of one) stands for fewer tokens than the others, which stand for `full` each.
+static void add_ragged_bias(Cell& c, Index full) {
   const PlanShape& shape = c.job.shape;
-  const Index full = shape.node << level;
-  const Index last = c.nodes(level) - 1, tokens = shape.keys - last * full;
+  const Index last = (shape.keys + full - 1) / full - 1, tokens = shape.keys - last * full;
   if (shape.causal || tokens >= full) return;
   const float bias = __builtin_logf(static_cast<float>(tokens) / static_cast<float>(full));
   for (Index i = 0; i < c.count; ++i) {
@@ -146,25 +145,20 @@ static void score_items(Cell& c, Index level) {
   const PackedLevel& nodes = c.pyramid().level[level];
   rounded_scores(c, RoundedUnits{nodes.keys_int8, nodes.key_scales}, c.count / kUnit,
                  [&](Index unit) { return c.s.ids[unit * kUnit] / kUnit; });
-  add_ragged_bias(c, level);
+  add_ragged_bias(c, c.job.shape.node << level);
 }
 
-// Softmax mass of each item in one row over the items that the position may choose, added to `mass`. The denominator is
-// summed in integers: its value does not depend on what else is in the cell.
-static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool first_head) {
-  F top = set1(kMasked);
-  for (Index i = 0; i < c.count; i += kLanes) {
-    const F x = load(score + i);
-    top = max_keep_nan(top, select(both(lanes_with_bit(c.s.may + i, p), finite(x)), x, set1(kMasked)));
-  }
-  const float exponent = exponent_above(max_of(reduce_max(top), -1.0e38F));
-  const F m = set1(exponent), floor = set1(negligible_below<true>(exponent));
+// exp of the scores of items that the position may choose, relative to 2^exponent, in their place. Returns their sum as
+// an integer of 2^-20: its value does not depend on what else is in the cell.
+template <bool kHuge>
+static std::int64_t weigh_items(const Cell& c, unsigned p, float exponent, float* score) {
+  const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
   I sum = int_zero();
   std::int64_t total = 0;
   for (Index i = 0; i < c.count; i += kLanes) {
     const F x = load(score + i);
     const M ok = both(lanes_with_bit(c.s.may + i, p), finite(x));
-    const F w = select(ok, exp_minus<true>(max_keep_nan(floor, x), m), zero());
+    const F w = select(ok, exp_minus<kHuge>(max_keep_nan(floor, x), m), zero());
     store(score + i, w);
     sum = int_add(sum, to_fixed_point(w));
     if (i % (kLanes * 1024) == kLanes * 1023) {
@@ -172,7 +166,20 @@ static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool f
       sum = int_zero();
     }
   }
-  total += int_sum(sum);
+  return total + int_sum(sum);
+}
+
+// Softmax mass of each item in one row over the items that the position may choose, added to `mass`.
+static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool first_head) {
+  F top = set1(kMasked);
+  for (Index i = 0; i < c.count; i += kLanes) {
+    const F x = load(score + i);
+    top = max_keep_nan(top, select(both(lanes_with_bit(c.s.may + i, p), finite(x)), x, set1(kMasked)));
+  }
+  const float exponent = exponent_above(max_of(reduce_max(top), -1.0e38F));
+  const bool huge = exponent > kHugeExponent || exponent < -kHugeExponent;
+  const std::int64_t total =
+      huge ? weigh_items<true>(c, p, exponent, score) : weigh_items<false>(c, p, exponent, score);
   const F factor = set1(total > 0 ? 1048576.0F / static_cast<float>(total) : 0.0F);
   for (Index i = 0; i < c.count; i += kLanes) {
     const F old = first_head ? zero() : load(mass + i);
@@ -180,13 +187,56 @@ static void add_node_mass(Cell& c, unsigned p, float* score, float* mass, bool f
   }
 }
 
+// Masses of the items for position p, summed over its heads.
+static void find_node_masses(Cell& c, unsigned p, float* mass) {
+  float* scores = c.s.scores + static_cast<Index>(p) * c.job.group * c.s.capacity;
+  for (Index h = 0; h < c.job.group; ++h) add_node_mass(c, p, scores + h * c.s.capacity, mass, h == 0);
+}
+
 // The scores by which position p ranks the items: those of its one head, or masses summed over its heads.
 static const float* rank_of_nodes(Cell& c, unsigned p, bool as_mass) {
-  float* scores = c.s.scores + static_cast<Index>(p) * c.job.group * c.s.capacity;
-  if (c.job.group == 1 && !as_mass) return scores;
+  if (c.job.group == 1 && !as_mass) return c.s.scores + static_cast<Index>(p) * c.s.capacity;
   float* mass = c.s.mass + static_cast<Index>(p) * c.s.capacity;
-  for (Index h = 0; h < c.job.group; ++h) add_node_mass(c, p, scores + h * c.s.capacity, mass, h == 0);
+  find_node_masses(c, p, mass);
   return mass;
+}
+
+// Items become their parts: those of item i are items [parts i, parts (i + 1)), in units as before.
+static void open_parts(Cell& c) {
+  const Index parts = c.job.shape.parts, count = c.count;
+  const std::int32_t* ids = c.s.ids;
+  const std::uint8_t* may = c.s.may;
+  std::int32_t* part_ids = c.s.next_ids;
+  std::uint8_t* part_may = c.s.next_may;
+  for (Index i = 0; i < count; ++i) {
+    for (Index j = 0; j < parts; ++j) {
+      part_ids[i * parts + j] = static_cast<std::int32_t>(ids[i] * parts + j);
+      part_may[i * parts + j] = may[i];
+    }
+  }
+  c.count = count * parts;
+  forbid_items(part_ids, part_may, c.count, 0, (c.job.shape.keys + c.job.shape.part() - 1) / c.job.shape.part());
+  exchange(c.s.ids, c.s.next_ids);
+  exchange(c.s.may, c.s.next_may);
+}
+
+// Masses of the smallest nodes for each position: the sums of those of their parts.
+static void score_parts(Cell& c) {
+  const PackedLevel& level = c.pyramid().parts;
+  const Index count = c.count;
+  open_parts(c);
+  rounded_scores(c, RoundedUnits{level.keys_int8, level.key_scales}, c.count / kUnit,
+                 [&](Index unit) { return c.s.ids[unit * kUnit] / kUnit; });
+  add_ragged_bias(c, c.job.shape.part());
+  for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
+    if ((c.active >> p & 1U) == 0) continue;
+    float* mass = c.s.mass + static_cast<Index>(p) * c.s.capacity;
+    find_node_masses(c, p, c.s.spare);
+    add_block_masses(c.job.shape.parts, c.s.spare, count, 1.0F, true, mass);
+  }
+  exchange(c.s.ids, c.s.next_ids);
+  exchange(c.s.may, c.s.next_may);
+  c.count = count;
 }
 
 }  // namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE

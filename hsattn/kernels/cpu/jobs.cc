@@ -35,6 +35,7 @@ PlanShape without_idle_search(PlanShape shape) {
 PackRequest request_for(const PlanShape& shape, bool search, bool rescore) {
   PackRequest request;
   request.block = shape.node;
+  request.parts = shape.parts;
   request.pooling = shape.pooling;
   request.search = search && shape.slots() > 0;
   request.rescore = request.search && rescore;

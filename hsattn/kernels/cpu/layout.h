@@ -84,8 +84,15 @@ struct PackedPyramid {
   int levels = 0;
   Index first[kMaxLevels + 1] = {};  // [levels + 1]: level l owns rows [first[l], first[l + 1])
   PackedLevel level[kMaxLevels];
+  PackedLevel parts;  // of the smallest nodes, if they are scored by parts: rounded keys, and values of a tail
   Index rows() const { return first[levels]; }
 };
+
+// Where a tail's mean values lie: those of the parts of the smallest nodes, or of the nodes themselves.
+template <class Pyramid>
+__attribute__((always_inline)) inline auto& tail_values(Pyramid& pyramid, Index parts) {
+  return parts > 1 ? pyramid.parts.values : pyramid.level[0].values;
+}
 
 // One key/value head, packed. Tokens past the end are zeros that no row sees.
 //

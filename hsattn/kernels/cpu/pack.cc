@@ -152,7 +152,12 @@ void take_tables(Slab::Taker& take, const PackRequest& request, PackedHead& head
   Units<float> keys, values;
   table(keys, head.padded_dim, p.rows());
   if (request.far_field) table(values, head.padded_dim, p.rows());
-  if (request.tail) table(p.level[0].values, head.padded_dim, p.first[1]);
+  const Index part_count = ceil_div(head.keys, request.block / request.parts);
+  if (request.search && request.parts > 1) {
+    table(p.parts.keys_int8, kUnit * head.padded_dim, ceil_div(part_count, kUnit));
+    table(p.parts.key_scales, kUnit, ceil_div(part_count, kUnit));
+  }
+  if (request.tail) table(tail_values(p, request.parts), head.padded_dim, request.parts > 1 ? part_count : p.first[1]);
   for (int level = 0; level < p.levels; ++level) {
     PackedLevel& nodes = p.level[level];
     const Index first = p.first[level] * head.padded_dim;
@@ -207,6 +212,12 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
       rows(k, keys, head.key_rows);
     }
   }
+}
+
+void round_part(const float* key, Index part, const PackedHead& head) {
+  const PackedLevel& parts = head.pyramid.parts;
+  round_lanes({key, 1, head.dim, head.padded_dim}, part % kUnit, head.padded_dim, parts.keys_int8[part / kUnit],
+              parts.key_scales[part / kUnit]);
 }
 
 void round_lanes(const Rows<const float>& rows, Index lane, Index padded_dim, std::uint8_t* bytes, float* scales) {
@@ -276,13 +287,23 @@ void pool_stored(const StoredRows& x, const Rows<const float>& given, const Pack
 
 }  // namespace
 
-// Mean values of the smallest nodes.
-void pool_smallest(const StoredRows& v, Index block, PackedHead& head) {
+// Mean values of runs of `size` tokens, at most a panel.
+void pool_values(const StoredRows& v, Index size, Index padded_dim, const Units<float>& out) {
   float space[kPanel * kMaxDim];
-  for (Index node = 0; node < head.pyramid.first[1]; ++node) {
-    const Index begin = node * block, count = std::min(block, v.count - begin);
-    pool_rows(Pooling::kMean, float_rows(v, begin, count, space), 0, count, head.padded_dim,
-              head.pyramid.level[0].values[node]);
+  for (Index i = 0; i * size < v.count; ++i) {
+    const Index count = std::min(size, v.count - i * size);
+    pool_rows(Pooling::kMean, float_rows(v, i * size, count, space), 0, count, padded_dim, out[i]);
+  }
+}
+
+// Pooled and rounded keys of the parts of the smallest nodes.
+void round_parts(const StoredRows& k, const PackRequest& request, PackedHead& head) {
+  const Index size = request.block / request.parts;
+  float space[kPanel * kMaxDim], part[kMaxDim];
+  for (Index i = 0; i * size < k.count; ++i) {
+    const Index count = std::min(size, k.count - i * size);
+    pool_rows(request.pooling, float_rows(k, i * size, count, space), 0, count, head.padded_dim, part);
+    round_part(part, i, head);
   }
 }
 
@@ -293,8 +314,9 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& g
   const Index pd = head.padded_dim;
   pool_stored(k, given.keys, request, pd, p.level[0].keys.run);
   if (request.far_field) pool_stored(v, given.values, request, pd, p.level[0].values.run);
-  if (request.tail) pool_smallest(v, request.block, head);
+  if (request.tail) pool_values(v, request.block / request.parts, pd, tail_values(p, request.parts));
   if (!request.search) return;
+  if (request.parts > 1) round_parts(k, request, head);
   for (int level = 0; level < p.levels; ++level) {
     const PackedLevel& at = p.level[level];
     const Index nodes = p.first[level + 1] - p.first[level];
@@ -305,13 +327,15 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& g
   }
 }
 
-bool far_nodes_finite(const PackedHead& head) {
+bool far_nodes_finite(const PackRequest& request, const PackedHead& head) {
   const PackedPyramid& p = head.pyramid;
-  if (p.levels == 0 || p.level[0].values.empty()) return true;
+  if (p.levels == 0) return true;
   const Index pd = head.padded_dim;
-  const bool smallest_alone = p.levels > 1 && p.level[1].values.empty();  // of a tail
-  const Index rows = smallest_alone ? p.first[1] : p.rows();
-  return all_finite({p.level[0].keys.run, rows, pd, pd}) && all_finite({p.level[0].values.run, rows, pd, pd});
+  const auto finite = [&](const Units<float>& table, Index rows) {
+    return table.empty() || all_finite({table.run, rows, pd, pd});
+  };
+  if (request.tail) return finite(tail_values(p, request.parts), ceil_div(head.keys, request.block / request.parts));
+  return !request.far_field || (finite(p.level[0].keys, p.rows()) && finite(p.level[0].values, p.rows()));
 }
 
 }  // namespace hsattn::cpu

@@ -12,11 +12,12 @@ struct PackRequest {
   bool search = false;     // key pyramid, rounded to bytes
   bool rescore = false;    // keys rounded to bytes
   bool far_field = false;  // key and value pyramid rows
-  bool tail = false;       // mean values of the smallest nodes
+  bool tail = false;       // mean values of the smallest nodes, or of their parts
   bool pairs = false;      // keys and values as pairs of bfloat16; the tensors are bfloat16
   bool tiles = false;      // see PackedHead
   Index step = 1;          // see PackedHead
-  Index block = 8;
+  Index block = 8;         // tokens of the smallest nodes
+  Index parts = 1;         // of each of these: rounded keys of parts as well, if more than 1
   Pooling pooling = Pooling::kMean;
 };
 
@@ -39,6 +40,9 @@ void pack_units(const StoredRows& k, const StoredRows& v, const PackRequest& req
 // 0 begins it: what no lane holds yet is zeros.
 void round_lanes(const Rows<const float>& rows, Index lane, Index padded_dim, std::uint8_t* bytes, float* scales);
 
+// Rounds the pooled key of a part of the smallest nodes to its lane in the pyramid.
+void round_part(const float* key, Index part, const PackedHead& head);
+
 bool all_finite(const Rows<const float>& rows);
 
 // A token's key or value as it is packed, in float32.
@@ -56,7 +60,7 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& g
 
 // Whether all keys and values of nodes are finite, if the far field or a tail attends them: given ones may not be, and
 // the sum of finite tokens may overflow.
-bool far_nodes_finite(const PackedHead& head);
+bool far_nodes_finite(const PackRequest& request, const PackedHead& head);
 
 // Tokens behind a node of the pyramid.
 Index node_tokens(const PackedHead& head, Index block, Index level, Index index);

@@ -206,23 +206,6 @@ static float masses_of_row(const Cell& c, int p, const float* score, Index units
               : unit_masses<kOf, false, false>(c, p, score, units, exponent, out);
 }
 
-// mass[i] becomes (or grows by) factor times the sum of `size` neighbouring weights.
-HSATTN_INLINE void add_sums(Index size, const float* weights, Index count, float factor, bool first, float* mass) {
-  for (Index i = 0; i < count; ++i) {
-    float sum = weights[i * size];
-    for (Index j = 1; j < size; ++j) sum += weights[i * size + j];
-    mass[i] = first ? sum * factor : mass[i] + sum * factor;
-  }
-}
-
-// Sizes below a unit are written out, so that blocks side by side are added up at once.
-static void add_block_masses(Index block, const float* weights, Index count, float factor, bool first, float* mass) {
-  if (block == 1) return add_sums(1, weights, count, factor, first, mass);
-  if (block == 2) return add_sums(2, weights, count, factor, first, mass);
-  if (block == 4) return add_sums(4, weights, count, factor, first, mass);
-  add_sums(block, weights, count, factor, first, mass);
-}
-
 // Masses of the blocks of each candidate, of row `row` of the cell, whose scores become weights.
 static void add_masses_of_parts(const Cell& c, int p, Index row, Index units, Index count, bool first, float* mass) {
   const PlanShape& shape = c.job.shape;

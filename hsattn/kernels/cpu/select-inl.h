@@ -47,11 +47,11 @@ static void open_blocks(Cell& c) {
   exchange(c.s.may, c.s.next_may);
 }
 
-// What a stage ranks by: scores of nodes or masses of blocks; and whether it is the last, where a mass budget says how
-// many are kept.
+// What a stage ranks by: scores of nodes, or masses that are there already; and whether it is the last, where a mass
+// budget says how many are kept.
 struct Stage {
   std::size_t hint;
-  bool rescored, last;
+  bool by_mass, last;
 };
 
 // The k best of a stage for each position: their bits go to c.s.chosen.
@@ -60,7 +60,7 @@ static void choose(Cell& c, Index k, Stage stage) {
   __builtin_memset(c.s.chosen, 0, static_cast<std::size_t>(c.count));
   for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
     if ((c.active >> p & 1U) == 0) continue;
-    const float* rank = stage.rescored ? c.s.mass + static_cast<Index>(p) * c.s.capacity : rank_of_nodes(c, p, by_mass);
+    const float* rank = stage.by_mass ? c.s.mass + static_cast<Index>(p) * c.s.capacity : rank_of_nodes(c, p, by_mass);
     const Index count = by_mass ? count_for_mass(c, p, rank) : k;
     const Threshold t = find_threshold(rank, c.s.may, p, c.count, count, c.s.work, c.s.spare, &c.s.hints[stage.hint]);
     const auto flag = static_cast<std::uint8_t>(1U << p);
@@ -107,6 +107,9 @@ static void search_from(Cell& c, Index level, std::int32_t* lists) {
   const Index wanted = b.rescore ? b.candidates : b.kept;
   if (most_allowed(c) <= (b.rescore ? wanted : b.least)) {
     choose_all(c);
+  } else if (c.job.shape.parts > 1) {
+    score_parts(c);
+    choose(c, wanted, {0, true, !b.rescore});
   } else {
     score_items(c, 0);
     choose(c, wanted, {0, false, !b.rescore});

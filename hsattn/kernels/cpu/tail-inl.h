@@ -64,37 +64,56 @@ static void find_kept_lanes(const Cell& c, unsigned p, const Candidates& nodes, 
   }
 }
 
-// The rejected mass of each candidate in one row, whose weights are those of `units` units, a multiple of 8.
-static void add_up_rejected(const Cell& c, const float* weights, const std::uint8_t* kept, Index units, float* mass) {
-  const Index per_node = units_of_node(c);
-  float* unit_mass = per_node == 1 ? mass : c.s.unit_mass;
+// Rejected masses of parts that are smaller than a unit, of one row whose kept weights are 0.
+static void add_up_parts(const Cell& c, const Candidates& nodes, const float* weights, float* mass) {
+  const PlanShape& shape = c.job.shape;
+  if (shape.node >= kUnit) {
+    return add_block_masses(shape.part(), weights, nodes.count * shape.parts, 1.0F, true, mass);
+  }
+  for (Index i = 0; i < nodes.count; ++i) {  // which fills some lanes of its unit
+    const Index lane = nodes.ids[i] * shape.node % kUnit;
+    add_block_masses(shape.part(), weights + i * kUnit + lane, shape.parts, 1.0F, true, mass + i * shape.parts);
+  }
+}
+
+// The rejected mass of each candidate, or of each part of one, in one row. Its weights, of `units` units, a multiple of
+// 8, are lost if parts are smaller than a unit.
+static void add_up_rejected(const Cell& c, const Candidates& nodes, float* weights, const std::uint8_t* kept,
+                            Index units, float* mass) {
+  const PlanShape& shape = c.job.shape;
+  const Index per_part = max_of<Index>(1, shape.part() / kUnit);  // units; a candidate below a unit has one, too
+  const bool small = shape.parts > 1 && shape.part() < kUnit;
+  float* unit_mass = per_part == 1 ? mass : c.s.unit_mass;
   for (Index u = 0; u < units; u += kPanelUnits) {
     F w[kVectors];
     each<kVectors>([&](int v) HSATTN_ALWAYS {
       w[v] = select(lanes_of(kept + u + v * kUnitsPerVector), zero(), load(weights + u * kUnit + v * kLanes));
+      if (small) store(weights + u * kUnit + v * kLanes, w[v]);
     });
-    half_store(unit_mass + u, sums_of_units(w));
+    if (!small) half_store(unit_mass + u, sums_of_units(w));
   }
-  if (per_node == 1) return;
-  for (Index i = 0; i < units / per_node; ++i) {
-    float sum = unit_mass[i * per_node];
-    for (Index u = 1; u < per_node; ++u) sum += unit_mass[i * per_node + u];
-    mass[i] = sum;
-  }
+  if (small) return add_up_parts(c, nodes, weights, mass);
+  if (per_part > 1) add_sums(per_part, unit_mass, units / per_part, 1.0F, true, mass);
 }
 
-// Up to 64 candidates as rows of values. One that holds a value that is not finite weighs nothing.
+// Up to 64 candidates, or parts of them, as rows of values. One that holds a value that is not finite weighs nothing.
 struct TailPanel {
   const float* values[kPanel];
   int count, units;
 
-  HSATTN_ALWAYS TailPanel(const Cell& c, const std::int32_t* nodes, Index left, float* weights) {
-    const Units<float>& rows = c.pyramid().level[0].values;
-    count = static_cast<int>(min_of<Index>(left, kPanel));
+  HSATTN_ALWAYS TailPanel(const Cell& c, const Candidates& nodes, Index at, float* weights) {
+    const Index parts = c.job.shape.parts, all = nodes.count * parts;
+    const int shift =
+        __builtin_ctzll(static_cast<unsigned long long>(parts));  // to divide takes most of the loop's time
+    const Units<float>& rows = tail_values(c.pyramid(), parts);
+    count = static_cast<int>(min_of<Index>(all - at, kPanel));
     units = (count + static_cast<int>(kUnit) - 1) / static_cast<int>(kUnit);
-    for (int j = 0; j < units * static_cast<int>(kUnit); ++j) {
-      values[j] = rows[nodes[j < count ? j : 0]];
-      for (int r = 0; r < static_cast<int>(kQuad) && j >= count; ++r) weights[r * kPanel + j] = 0;
+    for (int j = 0; j < count; ++j) {
+      values[j] = rows[Index{nodes.ids[(at + j) >> shift]} * parts + ((at + j) & (parts - 1))];
+    }
+    for (int j = count; j < units * static_cast<int>(kUnit); ++j) {
+      values[j] = values[0];
+      for (int r = 0; r < static_cast<int>(kQuad); ++r) weights[r * kPanel + j] = 0;
     }
     if (c.job.packed->any_not_finite) skip_not_finite(c.job.packed->padded_dim, weights);
   }
@@ -117,14 +136,14 @@ struct TailPanel {
 static void add_tail_of_quad(const Cell& c, const Candidates& nodes, Index row) {
   const Index padded = c.job.packed->padded_dim;
   const float scale[kQuad] = {1, 1, 1, 1}, share = static_cast<float>(c.job.shape.tail);
-  for (Index at = 0; at < nodes.count; at += kPanel) {
+  for (Index at = 0; at < nodes.count * c.job.shape.parts; at += kPanel) {
     alignas(64) float weights[kQuad * kPanel];
     for (Index r = 0; r < kQuad; ++r) {
       for (Index j = 0; j < kPanel; j += kLanes) {
         store(weights + r * kPanel + j, mul(set1(share), load(c.s.mass + r * c.s.capacity + at + j)));
       }
     }
-    const TailPanel panel(c, nodes.ids + at, nodes.count - at, weights);
+    const TailPanel panel(c, nodes, at, weights);
     float sum[kQuad];
     for (Index r = 0; r < kQuad; ++r) sum[r] = c.s.tail_sum[row + r];
     for (int j = 0; j < panel.count; ++j)
@@ -152,9 +171,9 @@ static void add_tail(Cell& c, const Candidates& nodes) {
       const Index row = quad + r, p = row / c.job.group;
       float* mass = c.s.mass + r * c.s.capacity;
       if (p >= c.positions || (c.active >> p & 1U) == 0) {
-        __builtin_memset(mass, 0, static_cast<std::size_t>(padded_units) * sizeof(float));
+        __builtin_memset(mass, 0, static_cast<std::size_t>(nodes.count * c.job.shape.parts) * sizeof(float));
       } else {
-        add_up_rejected(c, c.s.scores + row * c.s.capacity, kept + p * stride, padded_units, mass);
+        add_up_rejected(c, nodes, c.s.scores + row * c.s.capacity, kept + p * stride, padded_units, mass);
       }
     }
     add_tail_of_quad(c, nodes, row0 + quad);

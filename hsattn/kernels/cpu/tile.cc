@@ -16,6 +16,7 @@ Index search_capacity(const HeadJob& job) {
   const Index nodes = shape.nodes(), positions = std::min(kQuad, shape.queries);
   const Index opened = b.start_level >= 0 ? (nodes >> b.start_level) + 2 : std::min(nodes, b.top_nodes + 2 * kQuad);
   const Index children = std::min(2 * nodes, kUnit * positions * std::min(nodes, b.beam)) + 4 * kQuad * kUnit;
+  const Index parts = shape.parts * (std::max(opened, children) + 2 * kPanel);
   Index tokens = 0;
   if (b.rescore) {
     tokens = positions * std::min(nodes, b.candidates) * std::max(shape.node, kUnit);
@@ -23,7 +24,7 @@ Index search_capacity(const HeadJob& job) {
     if (job.group > 1 || b.mass > 0) tokens += near;
     if (b.mass > 0) tokens += 2 * (std::min(shape.keys, b.sinks * shape.node) + 2 * kUnit);
   }
-  return round_up(std::max({opened + 2 * kUnit, children, tokens}), kPanel) + 3 * kPanel;
+  return round_up(std::max({opened + 2 * kUnit, children, parts, tokens}), kPanel) + 3 * kPanel;
 }
 
 void find_quad_positions(const HeadJob& job, Index first, Index count, const std::int32_t* lists, Index quad,

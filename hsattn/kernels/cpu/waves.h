@@ -62,8 +62,8 @@ class Waves {
       PackedHead& head = packed_[static_cast<std::size_t>(i)].head;
       const auto* flags = head.not_finite.run;
       build_pyramid(keys(first + i), values(first + i), given(first + i), request_, head);
-      head.any_not_finite =
-          std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; }) || !far_nodes_finite(head);
+      head.any_not_finite = std::any_of(flags, flags + head.units, [](std::uint8_t f) { return f != 0; }) ||
+                            !far_nodes_finite(request_, head);
     });
   }
 

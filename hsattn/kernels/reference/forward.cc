@@ -10,10 +10,10 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
-// The mean of a node's values, whatever the pyramid pools.
-std::vector<double> mean_of_node(const Matrix& values, Index node, Index size) {
+// The mean of the values of a part of a node, whatever the pyramid pools.
+std::vector<double> mean_of_part(const Matrix& values, Index part, Index size) {
   std::vector<double> mean(static_cast<std::size_t>(values.dim), 0.0);
-  const Index begin = node * size, end = std::min(values.count, begin + size);
+  const Index begin = part * size, end = std::min(values.count, begin + size);
   for (Index t = begin; t < end; ++t) {
     for (Index c = 0; c < values.dim; ++c) mean[c] += values.row(t)[c] / static_cast<double>(end - begin);
   }
@@ -27,7 +27,7 @@ void add_tail(const std::vector<Rejected>& tail, Index g, const PlanShape& shape
   std::vector<double> logs = {softmax.lse};
   std::vector<std::vector<double>> means;
   for (const Rejected& r : tail) {
-    std::vector<double> mean = mean_of_node(values, r.node, shape.node);
+    std::vector<double> mean = mean_of_part(values, r.part, shape.part());
     const bool finite = std::all_of(mean.begin(), mean.end(), [](double x) { return std::isfinite(x); });
     logs.push_back(finite ? r.log_mass[g] + std::log(shape.tail) : kMinusInfinity);
     if (!finite) std::fill(mean.begin(), mean.end(), 0.0);

@@ -94,7 +94,7 @@ std::span<const double> Pyramid::row(const Node& node) const {
 }
 
 Pyramid zero_pyramid(Index tokens, Index dim, Index block, Pooling pooling) {
-  Pyramid pyramid{block, pooling, Matrix(tokens, dim), {}};
+  Pyramid pyramid{block, pooling, Matrix(tokens, dim), {}, {}};
   for (Index nodes = (tokens + block - 1) / block; nodes > 0; nodes = nodes == 1 ? 0 : (nodes + 1) / 2) {
     pyramid.levels.emplace_back(nodes, dim);
   }
@@ -145,7 +145,12 @@ void round_row(std::span<const double> x, float factor, int levels, std::span<do
   for (std::size_t d = 0; d < x.size(); ++d) out[d] = scale * bytes[d];
 }
 
-Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling) {
+Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling, Index parts) {
+  if (parts > 1) {
+    Pyramid pyramid = make_search_pyramid(tokens, block, pooling);
+    pyramid.parts = make_search_pyramid(tokens, block / parts, pooling).levels.front();
+    return pyramid;
+  }
   Matrix nodes = nodes_of(zero_pyramid(tokens.count, tokens.dim, block));
   std::vector<float> rows(tokens.data.begin(), tokens.data.end());
   std::vector<float> pooled(nodes.data.size());

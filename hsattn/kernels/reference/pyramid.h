@@ -39,6 +39,7 @@ struct Pyramid {
   Pooling pooling = Pooling::kMean;
   Matrix tokens;               ///< [tokens, dim]
   std::vector<Matrix> levels;  ///< level l: [ceil(blocks / 2^l), dim], up to a single node
+  Matrix parts;                ///< of a search by parts of the blocks: these, pooled
 
   /// Tokens behind node (level, index): block * 2^level, fewer at the end of the sequence.
   Index count(Index level, Index index) const;
@@ -54,8 +55,8 @@ Matrix nodes_of(const Pyramid& pyramid);
 Pyramid make_pyramid(Matrix tokens, Index block, Pooling pooling);
 
 /// What the search sees of the keys: tokens and nodes rounded to bytes with one scale for each vector, the nodes pooled
-/// in float32 or given. A vector with NaN or Inf becomes NaN.
-Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling);
+/// in float32 or given. A vector with NaN or Inf becomes NaN. With `parts` above 1 also those of each block.
+Pyramid make_search_pyramid(const Matrix& tokens, Index block, Pooling pooling, Index parts = 1);
 Pyramid make_search_pyramid(const Matrix& tokens, Index block, const Matrix& nodes);
 
 /// Rounds factor * x to bytes as float32, and writes the numbers that they stand for.

@@ -14,9 +14,9 @@
 
 namespace hsattn::reference {
 
-/// What a position's search weighed and rejected, of one candidate.
+/// What a position's search weighed and rejected, of one part of a candidate.
 struct Rejected {
-  Index node = 0;                ///< of the smallest ones
+  Index part = 0;                ///< of the smallest nodes' parts
   std::vector<double> log_mass;  ///< of each query head: log of the sum of exp(score) over its rejected tokens
 };
 /// [batch, kv_heads, queries]

@@ -5,143 +5,13 @@
 
 #include "hsattn/base/math.h"
 #include "hsattn/kernels/quantize.h"
-#include "hsattn/kernels/reference/reference.h"
+#include "hsattn/kernels/reference/search.h"
 #include "hsattn/plan/budgets.h"
 
 namespace hsattn::reference {
 namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
-
-// The past of a position, and which nodes lie wholly inside it.
-class Past {
- public:
-  Past(const PlanShape& shape, Index position)
-      : left_(shape.left_nodes(position)), right_(shape.right_nodes(position)), nodes_(shape.nodes()) {}
-
-  // Nodes [begin, end) of `level`. The last node on the right may be ragged: the sequence ends there.
-  Range left_nodes(Index level) const { return {0, left_.end >> level}; }
-  Range right_nodes(Index level) const {
-    if (right_.size() <= 0) return {0, 0};
-    return {ceil_div(right_.begin, Index{1} << level), nodes_at(level)};
-  }
-  Index nodes_at(Index level) const { return ceil_div(nodes_, Index{1} << level); }
-
-  bool holds(Index level, Index node) const {
-    return left_nodes(level).contains(node) || right_nodes(level).contains(node);
-  }
-  Index count(Index level) const { return left_nodes(level).size() + std::max<Index>(right_nodes(level).size(), 0); }
-
-  std::vector<Index> nodes(Index level) const {
-    std::vector<Index> all;
-    for (const Range& range : {left_nodes(level), right_nodes(level)}) {
-      for (Index i = range.begin; i < range.end; ++i) all.push_back(i);
-    }
-    return all;
-  }
-
- private:
-  Range left_, right_;
-  Index nodes_;
-};
-
-// The search of one position: its G query heads over one key pyramid, all rounded to bytes.
-struct Search {
-  const std::vector<std::vector<double>>& queries;  // G rows, times the scale
-  const Pyramid& keys;
-  const PlanShape& shape;
-  const SearchBudget& budget;
-  Index position;
-  std::vector<Index> sinks;  // blocks of the past
-
-  // q.k_mean + log(tokens); with several heads the softmax over `nodes`, summed over the heads.
-  std::vector<double> score_nodes(Index level, const std::vector<Index>& nodes) const {
-    std::vector<double> total(nodes.size(), 0.0);
-    for (const std::vector<double>& q : queries) {
-      std::vector<double> score(nodes.size());
-      for (std::size_t j = 0; j < nodes.size(); ++j) {
-        const Node node{level, nodes[j], keys.count(level, nodes[j])};
-        score[j] = dot(q, keys.row(node)) + std::log(static_cast<double>(node.tokens));
-      }
-      if (queries.size() == 1) return score;
-      const double lse = log_sum_exp(score);
-      for (std::size_t j = 0; j < nodes.size(); ++j) total[j] += std::exp(score[j] - lse);
-    }
-    return total;
-  }
-
-  // Softmax mass of each block over the tokens of all `blocks` and of the near run (with a mass budget: and of the
-  // sinks), summed over the heads. A single head orders by the logarithm of the mass.
-  std::vector<double> score_tokens(const std::vector<Index>& blocks) const {
-    std::vector<double> total(blocks.size(), 0.0);
-    const Range near = shape.near(position);
-    for (const std::vector<double>& q : queries) {
-      std::vector<double> block_lse(blocks.size());
-      for (std::size_t j = 0; j < blocks.size(); ++j) {
-        block_lse[j] = block_lse_of(q, blocks[j]);
-      }
-      std::vector<double> parts = block_lse;
-      parts.push_back(tokens_lse(q, near));
-      for (const Index sink : sinks_to_weigh()) parts.push_back(block_lse_of(q, sink));
-      const double lse = log_sum_exp(parts);
-      for (std::size_t j = 0; j < blocks.size(); ++j) {
-        const double log_mass = block_lse[j] - lse;
-        total[j] += queries.size() == 1 ? log_mass : std::exp(log_mass);
-      }
-    }
-    return total;
-  }
-
-  std::vector<Index> sinks_to_weigh() const { return budget.mass > 0 ? sinks : std::vector<Index>(); }
-
-  // The masses of the blocks of each candidate that are not among `kept`, ascending.
-  std::vector<Rejected> rejected_of(const std::vector<Index>& candidates, const std::vector<Index>& kept) const {
-    std::vector<Rejected> all;
-    for (const Index node : candidates) {
-      Rejected one{node, {}};
-      for (const std::vector<double>& q : queries) {
-        std::vector<double> parts;
-        for (Index b = node * shape.blocks_of_node(); b < (node + 1) * shape.blocks_of_node(); ++b) {
-          if (b < shape.blocks() && !std::binary_search(kept.begin(), kept.end(), b))
-            parts.push_back(block_lse_of(q, b));
-        }
-        one.log_mass.push_back(log_sum_exp(parts));
-      }
-      all.push_back(std::move(one));
-    }
-    return all;
-  }
-
-  double block_lse_of(std::span<const double> q, Index block) const {
-    return tokens_lse(q, {block * shape.block, std::min((block + 1) * shape.block, shape.keys)});
-  }
-
-  double tokens_lse(std::span<const double> q, Range tokens) const {
-    std::vector<double> score;
-    for (Index t = tokens.begin; t < tokens.end; ++t) score.push_back(dot(q, keys.tokens.row(t)));
-    return log_sum_exp(score);
-  }
-
-  Index start_level(const Past& past) const {
-    if (budget.start_level >= 0) return std::min<Index>(budget.start_level, std::ssize(keys.levels) - 1);
-    Index level = 0;
-    while (past.count(level) > budget.top_nodes) ++level;
-    return level;
-  }
-
-  // Children of the refined nodes, and the nodes of `level` whose parent is not wholly in the past.
-  std::vector<Index> next_nodes(const Past& past, Index level, const std::vector<Index>& refined) const {
-    std::vector<Index> next;
-    for (Index i : refined) {
-      for (Index child = 2 * i; child < std::min(2 * i + 2, past.nodes_at(level)); ++child) next.push_back(child);
-    }
-    for (Index i : past.nodes(level)) {
-      if (!past.holds(level + 1, i / 2)) next.push_back(i);
-    }
-    std::sort(next.begin(), next.end());
-    return next;
-  }
-};
 
 // Items of a stage by falling score; NaN counts as -inf, ties go to the lower index.
 std::vector<Index> ranked(Stage& stage) {
@@ -270,7 +140,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
     const Index batch = task / shape.kv_heads, kv_head = task % shape.kv_heads, group = q.heads / k.heads;
     const Matrix tokens = load_head(k, batch, kv_head);
     const Pyramid keys = pooled_keys ? make_search_pyramid(tokens, shape.node, load_head(*pooled_keys, batch, kv_head))
-                                     : make_search_pyramid(tokens, shape.node, shape.pooling);
+                                     : make_search_pyramid(tokens, shape.node, shape.pooling, shape.parts);
     std::vector<Matrix> heads;
     for (Index g = 0; g < group; ++g) heads.push_back(load_head(q, batch, kv_head * group + g));
     for (Index i = 0; i < shape.queries; ++i) {

@@ -49,6 +49,7 @@ inline Problem pooled_problem(Random& random) {
   Problem p{.name = "pooled", .batch = uniform(random, 1, 2)};
   p.options = searching_options(random, uniform(random, 0, 1) == 1);
   p.options.hsa.node = 0;  // what is pooled here are blocks
+  p.options.hsa.parts = 1;
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * one_of<Index>(random, {1, 3, 8});
   p.dim = one_of<Index>(random, {8, 24, 64, 80});

@@ -54,7 +54,8 @@ std::string describe(const Problem& p) {
                 ", candidates ", o.candidates, ", block ", o.block, ", sinks ", o.sinks, ", top_nodes ", o.top_nodes,
                 ", beam ", o.beam, ", dense_until ", o.dense_until, ", far_field ", o.far_field, ", levels ", o.levels,
                 ", pooling ", name_of(o.pooling), ", mass ", o.mass, ", min_top_k ", o.min_top_k, ", stride ", o.stride,
-                ", dilation ", o.dilation, ", pattern_seed ", o.pattern_seed, ", node ", o.node, ", tail ", o.tail);
+                ", dilation ", o.dilation, ", pattern_seed ", o.pattern_seed, ", node ", o.node, ", tail ", o.tail,
+                ", parts ", o.parts);
 }
 
 HsaOptions smallest_budgets(bool far_field) {
@@ -71,6 +72,7 @@ HsaOptions smallest_budgets(bool far_field) {
 
 void choose_node(Random& random, HsaOptions& o) {
   o.node = o.far_field || o.candidates <= o.top_k ? 0 : std::min<Index>(64, o.block << uniform(random, 0, 3));
+  o.parts = std::min(std::max(o.node, o.block), Index{1} << o.beam % 3);
 }
 
 PlanOptions searching_options(Random& random, bool causal) {
