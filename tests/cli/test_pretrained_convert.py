@@ -190,6 +190,7 @@ WRONG = [
     (["--target", "0%"], 2, "target is 0%; a share above 0 is right"),
     (["--windows", "0"], 2, "windows is 0; at least 1 is right"),
     (["--calibration", "0"], 2, "calibration is 0; at least 1 is right"),
+    (["--dense-until", "256"], 2, "context is 256, dense_until 256; windows in which all is attended say nothing"),
     (["--most", "8"], 2, "most is 8; at least --least, 16, is right, or 0"),
     (["--attention", "full"], 2, "unknown option --attention"),
     (["--windows", "50"], 1, "one.txt has 1025 tokens; 52 windows of 256 need 13313"),
