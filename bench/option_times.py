@@ -49,11 +49,13 @@ def main():
     parser.add_argument("rows", nargs="+", help="options of hsattn.attention(): top_k=512,block=2,...")
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--queries", help="NAME_q.npy, [heads, tokens, dim]; NAME_k.npy and NAME_v.npy beside it")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
-    q, k, v = recorded(o.queries) if o.queries else correlated(o.length)
+    tensors = recorded(o.queries) if o.queries else correlated(o.length)
+    q, k, v = (x.to(getattr(torch, o.dtype)) for x in tensors)
     calls = {"sdpa": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)}
     for words in o.rows:
         options = {"dense_until": 0} | options_of(words)
@@ -65,10 +67,11 @@ def main():
                 spent, outputs[name] = seconds(call)
                 best[name] = min(best[name], spent)
     heads, tokens, dim = q.shape[1:]
-    print(f"{heads} query and {k.shape[1]} key/value heads of {dim}, {tokens} tokens, {o.threads} threads")
-    width, right = max(map(len, calls)), outputs["sdpa"]
+    kind = f"{dim}, {tokens} tokens, {o.dtype}, {o.threads} threads"
+    print(f"{heads} query and {k.shape[1]} key/value heads of {kind}")
+    width, right = max(map(len, calls)), outputs["sdpa"].float()
     for name, spent in best.items():
-        error = ((outputs[name] - right).norm() / right.norm()).item()
+        error = ((outputs[name].float() - right).norm() / right.norm()).item()
         print(f"{name:{width}}  {1000 * spent:8.1f} ms   {best['sdpa'] / spent:5.2f} times as fast   error {error:.4f}")
 
 

@@ -31,8 +31,8 @@ Plan leaking_plan(const Problem& p, const Tensors<float>& in) {
   const reference::SearchBudget budget(shape, p.options);
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.kv_heads; ++h) {
-      const reference::Pyramid keys =
-          reference::make_search_pyramid(reference::load_head(in.k.view(), b, h), shape.node, shape.pooling);
+      const reference::Pyramid keys = reference::make_search_pyramid(reference::load_head(in.k.view(), b, h),
+                                                                     shape.node, shape.pooling, shape.parts);
       std::vector<reference::Matrix> heads;
       for (Index g = 0; g < p.group(); ++g) heads.push_back(reference::load_head(in.q.view(), b, h * p.group() + g));
       for (Index first = 0; first < p.queries; first += kTile) {
@@ -77,11 +77,12 @@ Index moved(const Tensor<float>& a, const Tensor<float>& b, Index begin, Index e
   return count;
 }
 
-// Largest difference on tokens before t, relative to the largest value.
+// Largest difference on tokens before t, relative to the largest value, which may be 0: of the first position alone.
 double distance(const Tensor<float>& a, const Tensor<float>& b, Index t) {
   double largest = 0;
   a.for_each([&](const float& x, Index, Index, Index, Index) { largest = std::max<double>(largest, std::abs(x)); });
-  return max_error(tokens_of(a, 0, t), tokens_of(b, 0, t)) / largest;
+  const double error = max_error(tokens_of(a, 0, t), tokens_of(b, 0, t));
+  return largest == 0 ? error : error / largest;
 }
 
 Index moved_lists(const Plan& a, const Plan& b, Index first_query_after) {
