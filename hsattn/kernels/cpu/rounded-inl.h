@@ -62,11 +62,17 @@ static void round_unit(const PackedHead& head, Index unit, std::uint8_t* bytes, 
   round_packed_keys(head, unit, bytes, scales);
 }
 
+// Asks for memory ahead of its use.
+HSATTN_INLINE void fetch_lines(const void* begin, Index bytes) {
+  for (Index at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(begin) + at);
+}
+
 // Where rounded keys come from: tables of them,
 struct RoundedUnits {
   const Units<std::uint8_t>& bytes;
   const Units<float>& scales;
 
+  HSATTN_ALWAYS void fetch(Index unit, Index padded) const { fetch_lines(bytes[unit], kUnit * padded); }
   HSATTN_ALWAYS void find(const Index* units, RoundedPanel& panel) {
     for (int u = 0; u < kRoundedUnits; ++u) {
       panel.bytes[u] = bytes[units[u]];
@@ -82,6 +88,9 @@ struct RoundedHere {
   alignas(64) float scales[kRoundedUnits * kUnit];
 
   explicit RoundedHere(const PackedHead& packed) : head(packed) {}
+  HSATTN_ALWAYS void fetch(Index unit, Index /*padded*/) const {
+    fetch_lines(head.tiles ? column(head.keys_t, unit) : head.keys_t[unit], head.depth * head.columns * 4);
+  }
   void find(const Index* units, RoundedPanel& panel) {
     for (int u = 0; u < kRoundedUnits; ++u) {
       std::uint8_t* to = bytes + u * kUnit * head.padded_dim;
@@ -123,8 +132,15 @@ static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& u
   const Index padded = c.job.packed->padded_dim, capacity = c.s.capacity;
   const Index row0 = (c.q - c.s.q) / padded;
   RoundedPanel panel;
+  // A step of decoding finds its past in no cache: 18 % less time for it (16384 tokens, on a Xeon). A prefill has more
+  // positions, and gains nothing by it.
+  const bool fetch = c.positions == 1;
+  constexpr Index kAhead = 2 * kRoundedUnits;
   for (Index i = 0; i < count; i += kRoundedUnits) {
     Index units[kRoundedUnits];
+    for (Index u = i + kAhead; fetch && u < min_of(count, i + kAhead + kRoundedUnits); ++u) {
+      keys.fetch(unit_of(u), padded);
+    }
     for (int u = 0; u < kRoundedUnits; ++u) units[u] = unit_of(i + u);
     keys.find(units, panel);
     for (Index r = 0; r < c.rows(); r += kQuad) {
