@@ -1,10 +1,12 @@
-"""`hsattn generate` beside transformers with sdpa: the same model, prompt and threads; tokens compared before times.
+"""A pretrained model with hsattn, in C++ and in transformers, beside transformers with sdpa: the same model, prompt and
+threads; tokens compared before times.
 
 ./run model && ./run build
 .venv/bin/python bench/pretrained_speed.py models/smollm2-135m-instruct data/held_out/*.txt.gz --context 8192
 
-Greedy tokens are compared in float32 with --attention full; then each kind of attention and precision is timed, ours as
-a process of its own, in turns with transformers, of which the better one of float32 and bf16 counts.
+Greedy tokens are compared in float32 with --attention full; then each kind of attention and precision is timed,
+`hsattn generate` as a process of its own, in turns with transformers, of whose own attention the better one of float32
+and bf16 counts.
 """
 
 import argparse
@@ -18,7 +20,9 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+import hsattn.hf
 
 PROGRAM = Path(__file__).resolve().parents[1] / "build" / "full" / "cli" / "hsattn"
 
@@ -31,6 +35,7 @@ def main():
     parser.add_argument("--new", type=int, default=32, help="tokens to generate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preset", default="any_model", help="of hsattn's options (default: %(default)s)")
     parser.add_argument("--program", type=Path, default=PROGRAM)
     parser.add_argument("options", nargs="*", help="behind --: options of hsattn generate, such as --top-k 768")
     options = parser.parse_args()
@@ -57,7 +62,11 @@ def compare(options, text):
     rows = {}
     for _ in range(options.rounds):
         for name, model in models.items():
-            add(rows, f"transformers sdpa {name}", transformers_run(model, tokens, options.new))
+            for attention in ("sdpa", "hsattn"):
+                model.set_attn_implementation(attention)
+                hsattn.hf.configure(model, **hsattn.preset(options.preset))
+                add(rows, f"transformers {attention} {name}", transformers_run(model, tokens, options.new))
+            model.set_attn_implementation("sdpa")
         for precision in ("float32", "bf16"):
             for attention in ("full", "hsa"):
                 run = ours(options, text, attention, precision, context=options.context, new=options.new)
@@ -71,13 +80,16 @@ def load(folder, dtype):
 
 @torch.inference_mode()
 def transformers_run(model, tokens, new):
-    """Greedy, with transformers' own cache; without generate(), whose overhead would count against it."""
+    """Greedy, with transformers' own cache or, for hsattn, its; without generate(), whose overhead would count."""
+    cache = (
+        hsattn.hf.Cache(model) if model.config._attn_implementation == "hsattn" else DynamicCache(config=model.config)
+    )
     start = time.perf_counter()
-    out = model(tokens, use_cache=True, logits_to_keep=1)
+    out = model(tokens, cache=cache, use_cache=True, logits_to_keep=1)
     found = [out.logits[0, -1].argmax()]
     first = time.perf_counter() - start
     for _ in range(new - 1):
-        out = model(found[-1].view(1, 1), past_key_values=out.past_key_values, use_cache=True)
+        out = model(found[-1].view(1, 1), cache=cache, use_cache=True)
         found.append(out.logits[0, -1].argmax())
     seconds = time.perf_counter() - start
     return {
@@ -90,7 +102,8 @@ def transformers_run(model, tokens, new):
 def ours(options, text, attention, precision, context, new):
     command = [options.program, "generate", "--model", options.model, "--text", text, "--context", context]
     command += ["--max-tokens", new, "--ignore-end", "--threads", options.threads, "--json", "--temperature", 0]
-    command += ["--attention", attention, "--precision", precision, *options.options]
+    command += ["--attention", attention, "--precision", precision, "--preset", options.preset]
+    command += options.options
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(done.stderr)
@@ -103,7 +116,7 @@ def add(rows, name, run):
 
 def show(rows, context):
     medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in rows.items()}
-    theirs = [values for name, values in medians.items() if name.startswith("transformers")]
+    theirs = [values for name, values in medians.items() if name.startswith("transformers sdpa")]
     prefill, speed = min(values[0] for values in theirs), max(values[1] for values in theirs)
     print(f"{'':30} {context} tokens read     times   tokens/s behind   times")
     for name, (first, per_s) in medians.items():
