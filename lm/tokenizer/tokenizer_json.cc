@@ -5,6 +5,7 @@
 
 #include "hsattn/base/error.h"
 #include "lm/data/files.h"
+#include "lm/options/untrusted_json.h"
 #include "lm/tokenizer/tokenizer.h"
 #include "lm/tokenizer/unicode.h"
 
@@ -92,7 +93,7 @@ class Reader {
   }
   Token token_id(const Json& value, const std::string& of) const {
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() >= kLargestVocabulary) {
-      fail("the token ", Json(of).dump(), " has the id ", value.dump(), "; a number below ", kLargestVocabulary,
+      fail("the token ", lm::quoted(of), " has the id ", value.dump(), "; a number below ", kLargestVocabulary,
            " is right");
     }
     return value.get<Token>();
@@ -155,7 +156,7 @@ class Reader {
 
   Token known(const std::string& name, std::size_t merge) const {
     const auto found = ids_.find(name);
-    if (found == ids_.end()) fail("merge ", merge, " needs the token ", Json(name).dump(), ", which does not exist");
+    if (found == ids_.end()) fail("merge ", merge, " needs the token ", lm::quoted(name), ", which does not exist");
     return found->second;
   }
 
@@ -193,14 +194,14 @@ class Reader {
       token.normalized = flag(entry, "normalized", !token.special);
       token.strip_left = flag(entry, "lstrip", false);
       token.strip_right = flag(entry, "rstrip", false);
-      require(!flag(entry, "single_word", false), "single_word of the added token " + Json(token.name).dump());
+      require(!flag(entry, "single_word", false), "single_word of the added token " + lm::quoted(token.name));
       const auto found = ids_.find(token.name);
       if (found == ids_.end()) {
         bool of_bytes = false;
         put(token.id, alphabet_.decode(token.name, of_bytes), false);
         ids_.emplace(token.name, token.id);
       } else if (found->second != token.id) {
-        fail("the added token ", Json(token.name).dump(), " has the id ", token.id, ", the vocabulary says ",
+        fail("the added token ", lm::quoted(token.name), " has the id ", token.id, ", the vocabulary says ",
              found->second);
       }
       content_.added.push_back(std::move(token));
@@ -214,7 +215,7 @@ class Reader {
       for (const Json& part : member(normalizer, "normalizers")) read_normalizer(part);
       return;
     }
-    require(type == "NFC", "the normalizer " + type);
+    require(type == "NFC", "the normalizer " + lm::quoted(type));
     content_.normal_form_c = true;
   }
 
@@ -227,7 +228,7 @@ class Reader {
       if (!content_.before.empty() || !content_.after.empty()) content_.unknown_template = "of two TemplateProcessing";
       read_single(member(processor, "single"), member(processor, "special_tokens"));
     } else if (type != "ByteLevel") {  // which sets offsets alone
-      content_.unknown_template = Json(type).dump();
+      content_.unknown_template = lm::quoted(type);
     }
   }
 
@@ -243,7 +244,7 @@ class Reader {
       }
       const std::string name = text(member(part, "SpecialToken"), "id");
       const Json& ids = member(member(special, name.c_str()), "ids");
-      if (!ids.is_array()) fail("the post_processor's special token ", Json(name).dump(), " has no \"ids\"");
+      if (!ids.is_array()) fail("the post_processor's special token ", lm::quoted(name), " has no \"ids\"");
       for (const Json& id : ids) {
         const Token token = token_id(id, name);
         if (token >= content_.exists.size() || !content_.exists[token])
@@ -269,7 +270,7 @@ class Reader {
       require(flag(splits, "individual_digits", false), "the pre_tokenizer Digits without individual_digits");
       content_.steps.push_back({true, SplitRule::kDigits, false});
     } else {
-      require(type == "Split", "the pre_tokenizer " + type);
+      require(type == "Split", "the pre_tokenizer " + lm::quoted(type));
       content_.steps.push_back({true, split_rule(splits), false});
     }
   }
@@ -280,11 +281,11 @@ class Reader {
     const bool invert = flag(split, "invert", false);
     // The known expressions match everything, so keeping matches and keeping matches alone are the same.
     require((behavior == "Isolated" && !invert) || (behavior == "Removed" && invert),
-            concat("a Split with behavior ", behavior, invert ? ", inverted," : ""));
+            concat("a Split with behavior ", lm::quoted(behavior), invert ? ", inverted," : ""));
     for (const SplitRule rule : {SplitRule::kGpt2, SplitRule::kLlama3, SplitRule::kQwen2}) {
       if (expression == expression_of(rule)) return rule;
     }
-    throw Unsupported(concat(name_, ": the Split ", Json(expression).dump(),
+    throw Unsupported(concat(name_, ": the Split ", lm::quoted(expression),
                              " is not known here; those of GPT-2, Llama 3 and Qwen 2 are"));
   }
 

@@ -214,10 +214,10 @@ def changed(content, path, value):
         ("model.merges", ["a b c"], "two tokens with a space between are right"),
         ("model.merges", [["zz", "b"]], 'merge 0 needs the token "zz"'),
         ("model.merges", 5, '"merges" is no list'),
-        ("normalizer", {"type": "NFKC"}, "the normalizer NFKC is not supported"),
+        ("normalizer", {"type": "NFKC"}, 'the normalizer "NFKC" is not supported'),
         ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}, "Lowercase"),
         ("pre_tokenizer", None, "without ByteLevel is not supported"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "the pre_tokenizer Whitespace is not supported"),
+        ("pre_tokenizer", {"type": "Whitespace"}, 'the pre_tokenizer "Whitespace" is not supported'),
         (
             "pre_tokenizer",
             {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Isolated", "invert": False},
