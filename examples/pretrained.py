@@ -24,12 +24,13 @@ def main():
     parser.add_argument(
         "--top-k", type=int, default=512, help="selected tokens that are attended (default: %(default)s)"
     )
+    parser.add_argument("--preset", default="any_model", help="or pretrained, for quality (default: %(default)s)")
     parser.add_argument("--new", type=int, default=60, help="tokens to generate (default: %(default)s)")
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, attn_implementation="hsattn").eval()
-    hsattn.hf.configure(model, top_k=options.top_k)
+    hsattn.hf.configure(model, **{**hsattn.preset(options.preset), "top_k": options.top_k})
     windows = cut(tokenizer, options.text, options.length, options.windows)
 
     found = losses(model, windows)
@@ -40,7 +41,7 @@ def main():
     )
     for name, part in (("all positions", slice(None)), ("last half", slice(options.length // 2, None))):
         change = math.expm1((found[:, part] - full[:, part]).mean())
-        print(f"hsattn, top_k {options.top_k}, {name}: {100 * change:+.2f} %")
+        print(f"hsattn, {options.preset}, top_k {options.top_k}, {name}: {100 * change:+.2f} %")
 
     model.set_attn_implementation("hsattn")
     print("\nThe first window goes on:")

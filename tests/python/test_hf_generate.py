@@ -58,6 +58,15 @@ def test_left_padded_rows_give_the_tokens_that_they_give_alone(family):
         assert torch.equal(_generate(model, *_prompts(), **options), right), way
 
 
+def test_so_they_do_with_pairs_of_tokens_and_a_tail():
+    model = tiny_model("llama")
+    hsattn.hf.configure(model, **{**SMALL, **hsattn.preset("pretrained"), "dense_until": 0})
+    right = _alone(model)
+    assert not torch.equal(right, _alone(_model())), "which is another function"
+    for way, options in WAYS.items():
+        assert torch.equal(_generate(model, *_prompts(), **options), right), way
+
+
 def test_beams():
     model = _model()
     beams = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0}
