@@ -118,12 +118,13 @@ Tensor Decoder::attention_part(Index index, const Tensor& x, const RotaryTable& 
   return layer.attention_out(o.transpose(1, 2).reshape({n, -1}));
 }
 
-Tensor Decoder::hidden(const Tensor& tokens, KeyValues& past, Index length) {
+Tensor Decoder::hidden(const Tensor& tokens, KeyValues& past, Index length, const std::atomic<bool>* stop) {
   const c10::InferenceMode no_gradient;
   const Index n = tokens.size(0), first = past.tokens();
   const RotaryTable rotary = rotary_.table(first, n, std::max(first + n, length));
   Tensor x = at::embedding(embedding_, tokens);
   for (Index i = 0; i < config_.layers; ++i) {
+    if (stop != nullptr && *stop) return {};
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
     x = x + attention_part(i, x, rotary, past);
     x = x + layer.down(swiglu(layer.gate_up(norm(x, layer.mlp_norm))));

@@ -1,6 +1,7 @@
 // A pretrained decoder of the Llama family: tokens to logits, without gradients.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "lm/pretrained/key_values.h"
@@ -17,7 +18,9 @@ class Decoder {
   const PretrainedConfig& config() const { return config_; }
   /// Reads `tokens` [n], int64, behind those that `past` holds, and adds them to it: states [n, width] after the last
   /// norm. `length`: of the text that is being read, if this is a chunk of it; dynamic rotary scaling depends on it.
-  at::Tensor hidden(const at::Tensor& tokens, KeyValues& past, Index length = 0);
+  /// `stop`, looked at before each layer: if it is true, undefined, and past.crop(past.tokens()) is as it was.
+  at::Tensor hidden(const at::Tensor& tokens, KeyValues& past, Index length = 0,
+                    const std::atomic<bool>* stop = nullptr);
   /// hidden [n, width] -> [n, vocabulary], float32.
   at::Tensor logits(const at::Tensor& hidden) const;
 

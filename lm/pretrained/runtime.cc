@@ -58,7 +58,11 @@ struct Runtime::Parts {
       if (interrupted) return {};
       const Index first = past.tokens(), count = chunk > 0 ? std::min(chunk, length - first) : length - first;
       last = decoder.hidden(tensor_of(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count))),
-                            past, length);
+                            past, length, &interrupted);
+      if (!last.defined()) {
+        past.crop(first);
+        return {};
+      }
       held.assign(tokens.begin(), tokens.begin() + past.tokens());
     }
     return last.slice(0, last.size(0) - 1);
