@@ -57,6 +57,10 @@ nlohmann::ordered_json to_json(const lm::GenerateRequest& request, const lm::Gen
 }
 
 std::string describe_speed(const lm::GenerateRequest& request, const lm::GenerateResult& r) {
+  if (r.tokens.empty()) {
+    return concat("nothing written after ", fixed(r.seconds, 2), " s with a prompt of ", request.prompt.size(),
+                  " tokens; ended by ", r.finish);
+  }
   return concat(read_tokens(request, r), " tokens read, the first one written after ", fixed(r.first_token_s, 2),
                 " s; ", r.tokens.size(), " written, ", fixed(tokens_per_s(r), 1), " tokens/s; ended by ", r.finish);
 }

@@ -23,7 +23,7 @@ void write_model(const test::TemporaryFolder& folder) {
     "tie_word_embeddings": true})");
   at::manual_seed(1);
   SafeTensors weights;
-  const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
+  const auto add = [&](const std::string& name, const std::vector<std::int64_t>& shape) {
     const at::Tensor x = shape.size() == 1 ? at::ones(shape) : 0.3 * at::randn(shape);
     weights.tensors.emplace_back("model." + name + ".weight", x.contiguous());
   };
