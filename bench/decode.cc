@@ -2,8 +2,8 @@
 //
 //   decode [LENGTH] [RULES] [TYPE] [PART]
 //
-// LENGTH 16384 by default. RULES: full, paper, any_model, pretrained, or all. TYPE: float32, bfloat16 or float16. PART: all, or
-// attend, append: that part alone for some seconds, for a profiler:
+// LENGTH 16384 by default. RULES: full, paper, any_model, pretrained, or all. TYPE: float32, bfloat16 or float16. PART:
+// all, or attend, append: that part alone for some seconds, for a profiler:
 //
 //   perf record ./decode 16384 any_model float32 attend && perf report --no-children
 #include <algorithm>
