@@ -20,8 +20,7 @@ void make_plan_into(const ConstView& q, const ConstView& k, const PlanOptions& o
   const PlanShape shape = shape_for(q, k, options);
   if (pooled_keys) {
     check_nodes("make_plan", "pooled k", *pooled_keys, k, shape.node);
-    check(shape.parts == 1, "make_plan: parts is ", shape.parts,
-          " and nodes are given, which come whole; parts must be 1");
+    check_no_parts("make_plan", shape);
   }
   check_memory_for_lists("make_plan", blocks, shape.list_elements());
   dispatch::select(q, k, shape, options, scale_or_default(scale, q.dim), blocks, executor, pooled_keys);

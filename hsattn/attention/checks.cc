@@ -33,9 +33,13 @@ void check_nodes(const char* who, const char* name, const ConstView& nodes, cons
   check_same(who, name, nodes, "the pyramid of k", right);
 }
 
+void check_no_parts(const char* who, const PlanShape& shape) {
+  check(shape.parts == 1, who, ": parts is ", shape.parts, " and nodes are given, which come whole; parts must be 1");
+}
+
 void check_pooled(const char* who, const AttentionInputs& in, const PlanShape& shape) {
   if (!in.pooled) return;
-  check(shape.parts == 1, who, ": parts is ", shape.parts, " and nodes are given, which come whole; parts must be 1");
+  check_no_parts(who, shape);
   check_nodes(who, "pooled k", in.pooled->k, in.k, shape.node);
   check_nodes(who, "pooled v", in.pooled->v, in.k, shape.node);
 }

@@ -15,6 +15,9 @@ void check_inputs(const char* who, const AttentionInputs& in);
 /// Nodes of the pyramid of k in blocks of `block`: right shape and type.
 void check_nodes(const char* who, const char* name, const ConstView& nodes, const ConstView& k, Index block);
 
+/// Nodes that are given come whole: the shape asks for no parts of them.
+void check_no_parts(const char* who, const PlanShape& shape);
+
 /// Pooled keys and values, if they are given, are such nodes, and the shape asks for no parts of them.
 void check_pooled(const char* who, const AttentionInputs& in, const PlanShape& shape);
 

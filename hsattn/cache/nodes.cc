@@ -59,7 +59,7 @@ class NodeMaker {
 
   // What a tail attends, and what is scored besides whole nodes.
   void make_part(Index part) {
-    const Index size = tables_.block() / parts();
+    const Index size = tables_.request().part();
     if (tables_.has_parts()) {
       float key[kMaxDim];
       pool_tokens(size, part, pooling(), cpu::read_packed_key, key);

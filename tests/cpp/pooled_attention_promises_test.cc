@@ -242,6 +242,10 @@ TEST(PooledAttentionPromises, WrongCallsAreRefused) {
             "their gradients");
   EXPECT_EQ(error_of([&] { backward(far, Nodes{nodes.k.view(), nodes.v.view()}); }),
             "attention_backward: the gradient of pooled k shares memory with pooled k; it must lie apart");
+  PlanOptions by_parts = p.options;
+  by_parts.hsa.parts = 2;
+  EXPECT_EQ(error_of([&] { attention_forward(inputs, by_parts, {s.o.view(), s.lse.data()}); }),
+            "attention_forward: parts is 2 and nodes are given, which come whole; parts must be 1");
   inputs.pooled->v.tokens = 3;
   EXPECT_EQ(error_of(forward),
             "attention_forward: pooled v has shape [1, 1, 3, 16], the pyramid of k has [1, 1, 27, 16]; they must be "

@@ -152,7 +152,7 @@ void take_tables(Slab::Taker& take, const PackRequest& request, PackedHead& head
   Units<float> keys, values;
   table(keys, head.padded_dim, p.rows());
   if (request.far_field) table(values, head.padded_dim, p.rows());
-  const Index part_count = ceil_div(head.keys, request.block / request.parts);
+  const Index part_count = ceil_div(head.keys, request.part());
   if (request.search && request.parts > 1) {
     table(p.parts.keys_int8, kUnit * head.padded_dim, ceil_div(part_count, kUnit));
     table(p.parts.key_scales, kUnit, ceil_div(part_count, kUnit));
@@ -298,7 +298,7 @@ void pool_values(const StoredRows& v, Index size, Index padded_dim, const Units<
 
 // Pooled and rounded keys of the parts of the smallest nodes.
 void round_parts(const StoredRows& k, const PackRequest& request, PackedHead& head) {
-  const Index size = request.block / request.parts;
+  const Index size = request.part();
   float space[kPanel * kMaxDim], part[kMaxDim];
   for (Index i = 0; i * size < k.count; ++i) {
     const Index count = std::min(size, k.count - i * size);
@@ -314,7 +314,7 @@ void build_pyramid(const StoredRows& k, const StoredRows& v, const GivenNodes& g
   const Index pd = head.padded_dim;
   pool_stored(k, given.keys, request, pd, p.level[0].keys.run);
   if (request.far_field) pool_stored(v, given.values, request, pd, p.level[0].values.run);
-  if (request.tail) pool_values(v, request.block / request.parts, pd, tail_values(p, request.parts));
+  if (request.tail) pool_values(v, request.part(), pd, tail_values(p, request.parts));
   if (!request.search) return;
   if (request.parts > 1) round_parts(k, request, head);
   for (int level = 0; level < p.levels; ++level) {
@@ -334,7 +334,7 @@ bool far_nodes_finite(const PackRequest& request, const PackedHead& head) {
   const auto finite = [&](const Units<float>& table, Index rows) {
     return table.empty() || all_finite({table.run, rows, pd, pd});
   };
-  if (request.tail) return finite(tail_values(p, request.parts), ceil_div(head.keys, request.block / request.parts));
+  if (request.tail) return finite(tail_values(p, request.parts), ceil_div(head.keys, request.part()));
   return !request.far_field || (finite(p.level[0].keys, p.rows()) && finite(p.level[0].values, p.rows()));
 }
 

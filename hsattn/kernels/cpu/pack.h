@@ -19,6 +19,8 @@ struct PackRequest {
   Index block = 8;         // tokens of the smallest nodes
   Index parts = 1;         // of each of these: rounded keys of parts as well, if more than 1
   Pooling pooling = Pooling::kMean;
+
+  Index part() const { return block / parts; }  // tokens
 };
 
 // The shape of a head packed so: everything but tables.

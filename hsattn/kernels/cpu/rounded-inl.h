@@ -72,7 +72,7 @@ struct RoundedUnits {
   const Units<std::uint8_t>& bytes;
   const Units<float>& scales;
 
-  HSATTN_ALWAYS void fetch(Index unit, Index padded) const { fetch_lines(bytes[unit], kUnit * padded); }
+  HSATTN_ALWAYS void fetch(Index unit) const { fetch_lines(bytes[unit], bytes.size); }
   HSATTN_ALWAYS void find(const Index* units, RoundedPanel& panel) {
     for (int u = 0; u < kRoundedUnits; ++u) {
       panel.bytes[u] = bytes[units[u]];
@@ -88,7 +88,7 @@ struct RoundedHere {
   alignas(64) float scales[kRoundedUnits * kUnit];
 
   explicit RoundedHere(const PackedHead& packed) : head(packed) {}
-  HSATTN_ALWAYS void fetch(Index unit, Index /*padded*/) const {
+  HSATTN_ALWAYS void fetch(Index unit) const {
     fetch_lines(head.tiles ? column(head.keys_t, unit) : head.keys_t[unit], head.depth * head.columns * 4);
   }
   void find(const Index* units, RoundedPanel& panel) {
@@ -139,7 +139,7 @@ static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& u
   for (Index i = 0; i < count; i += kRoundedUnits) {
     Index units[kRoundedUnits];
     for (Index u = i + kAhead; fetch && u < min_of(count, i + kAhead + kRoundedUnits); ++u) {
-      keys.fetch(unit_of(u), padded);
+      keys.fetch(unit_of(u));
     }
     for (int u = 0; u < kRoundedUnits; ++u) units[u] = unit_of(i + u);
     keys.find(units, panel);
