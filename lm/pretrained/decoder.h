@@ -29,15 +29,20 @@ class Decoder {
   struct Linear {
     at::Tensor weight;
     std::optional<at::Tensor> bias;
-    at::Tensor operator()(const at::Tensor& x) const;
+    void write(const at::Tensor& x, const at::Tensor& out) const;  // out = x weight^T + bias
+    void add(const at::Tensor& x, const at::Tensor& out) const;    // out += x weight^T + bias
   };
   struct Layer {
     at::Tensor attention_norm, mlp_norm;
     at::Tensor query_norm, key_norm;  // [head_dim], or undefined
     Linear qkv, attention_out, gate_up, down;
   };
+  // Attends what x [n, width] becomes: [n, heads * head_dim].
   at::Tensor attention_part(Index layer, const at::Tensor& x, const RotaryTable& rotary, KeyValues& past) const;
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;
+  // Norms of heads, if the model has them, and rotary positions, in place: qkv [n, (heads + 2 kv_heads) * head_dim].
+  void place(const Layer& layer, const RotaryTable& rotary, const at::Tensor& qkv) const;
+  at::Tensor gated(const at::Tensor& gate_up) const;  // [n, 2 inner] -> [n, inner]
 
   PretrainedConfig config_;
   Rotary rotary_;

@@ -1,15 +1,15 @@
-// Sampling, text that is shown as it comes, and the product of decoding.
+// Sampling, text that is shown as it comes, and what is done to rows of activations.
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <random>
 
 #include "hsattn/base/error.h"
+#include "lm/pretrained/row_kernels.h"
 #include "lm/pretrained/sampling.h"
 #include "lm/pretrained/text_stream.h"
-#include "lm/pretrained/vector_product.h"
 
 namespace hsattn::lm {
 namespace {
@@ -112,28 +112,96 @@ TEST(Sampler, RefusesOptionsByName) {
   }
 }
 
-float wide(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
-
-TEST(VectorProduct, IsTheProductInDoubleRoundedOnce) {
-  std::mt19937 random(1);
+template <class T>
+std::vector<T> normal_values(std::size_t count, unsigned seed) {
+  std::mt19937 random(seed);
   std::normal_distribution<float> normal;
-  const auto bf16 = [&] { return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(normal(random)) >> 16); };
+  std::vector<T> x(count);
+  for (T& value : x) value = static_cast<T>(normal(random));
+  return x;
+}
+
+TEST(RowKernels, ProductsAreThoseInDoubleRoundedOnce) {
   for (const Index columns : {1, 31, 32, 33, 100, 576, 1536}) {
-    std::vector<std::uint16_t> matrix(static_cast<std::size_t>(5 * columns)), y(5, 0);
-    std::vector<float> x(static_cast<std::size_t>(columns));
-    for (auto& value : matrix) value = bf16();
-    for (auto& value : x) value = wide(bf16());
+    const auto matrix = normal_values<BFloat16>(static_cast<std::size_t>(5 * columns), 1);
+    const auto x = normal_values<float>(static_cast<std::size_t>(columns), 2);
+    std::vector<BFloat16> y(5);
     vector_product(matrix.data(), columns, x.data(), 1, 4, y.data());
-    EXPECT_EQ(y[0] | y[4], 0) << "rows outside were written";
+    EXPECT_EQ(y[0].bits | y[4].bits, 0) << "rows outside were written";
     for (Index r = 1; r < 4; ++r) {
       double sum = 0, size = 0;
       for (Index i = 0; i < columns; ++i) {
-        const double term =
-            double{wide(matrix[static_cast<std::size_t>(r * columns + i)])} * x[static_cast<std::size_t>(i)];
+        const double term = double{matrix[static_cast<std::size_t>(r * columns + i)]} * x[static_cast<std::size_t>(i)];
         sum += term, size += std::abs(term);
       }
       // Half a unit in the last of 8 bits, and float32's own rounding.
-      EXPECT_NEAR(wide(y[static_cast<std::size_t>(r)]), sum, std::abs(sum) / 256 + 1e-6 * size) << columns;
+      EXPECT_NEAR(double{y[static_cast<std::size_t>(r)]}, sum, std::abs(sum) / 256 + 1e-6 * size) << columns;
+    }
+  }
+}
+
+// Half a unit in the last place of T, and what float32 loses on the way.
+template <class T>
+double tolerance(double right, double size) {
+  return (sizeof(T) == 2 ? std::abs(right) / 256 : 0) + 1e-6 * size;
+}
+
+template <class T>
+class RowKernelsOf : public testing::Test {};
+using RowTypes = testing::Types<float, BFloat16>;
+TYPED_TEST_SUITE(RowKernelsOf, RowTypes);
+
+TYPED_TEST(RowKernelsOf, NormalizesRowsAlsoInPlace) {
+  for (const std::size_t width : {1, 24, 33, 64, 576}) {
+    const auto x = normal_values<TypeParam>(3 * width, 3), weight = normal_values<TypeParam>(width, 4);
+    std::vector<TypeParam> out(3 * width), in_place = x;
+    normalize_rows(x.data(), weight.data(), 1e-5, 3, static_cast<Index>(width), out.data());
+    normalize_rows(in_place.data(), weight.data(), 1e-5, 3, static_cast<Index>(width), in_place.data());
+    for (std::size_t i = 0; i < 3 * width; ++i) {
+      double squares = 0;
+      for (std::size_t j = i / width * width, end = j + width; j < end; ++j) squares += std::pow(double{x[j]}, 2);
+      const double scale = 1 / std::sqrt(squares / static_cast<double>(width) + 1e-5);
+      const double right = double{x[i]} * scale * double{weight[i % width]};
+      ASSERT_NEAR(double{out[i]}, right, tolerance<TypeParam>(right, std::abs(right))) << width << " " << i;
+      ASSERT_EQ(double{in_place[i]}, double{out[i]});
+    }
+  }
+}
+
+TYPED_TEST(RowKernelsOf, RotatesPairsOfEachHead) {
+  for (const std::size_t dim : {2, 24, 64, 80, 128}) {
+    const auto x = normal_values<TypeParam>(3 * dim, 5);
+    std::vector<TypeParam> out = x;
+    std::vector<float> cos(dim / 2), sin(dim / 2);
+    for (std::size_t i = 0; i < dim / 2; ++i) {
+      cos[i] = std::cos(0.7F * static_cast<float>(i + 1)), sin[i] = std::sin(0.7F * static_cast<float>(i + 1));
+    }
+    rotate_rows(out.data(), cos.data(), sin.data(), 3, static_cast<Index>(dim));
+    for (std::size_t i = 0; i < 3 * dim; ++i) {
+      const std::size_t at = i % dim, pair = at % (dim / 2);
+      const double other = at < dim / 2 ? -double{x[i + dim / 2]} : double{x[i - dim / 2]};
+      const double right = double{x[i]} * double{cos[pair]} + other * double{sin[pair]};
+      ASSERT_NEAR(double{out[i]}, right, tolerance<TypeParam>(right, std::abs(double{x[i]}) + std::abs(other)))
+          << dim << " " << i;
+    }
+  }
+}
+
+TYPED_TEST(RowKernelsOf, GatesByTheLogisticFunctionOfAnyNumber) {
+  constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::size_t inner : {1, 15, 48, 1536}) {
+    auto x = normal_values<TypeParam>(4 * inner, 6);
+    std::vector<TypeParam> out(2 * inner);
+    const float extremes[] = {0, 20, -20, 86, -86, 3000, -3000, kInf, kNan};
+    for (std::size_t i = 0; i < std::min(inner, std::size(extremes)); ++i) x[i] = static_cast<TypeParam>(extremes[i]);
+    gate_rows(x.data(), 2, static_cast<Index>(inner), out.data());
+    for (std::size_t i = 0; i < 2 * inner; ++i) {
+      const std::size_t at = i / inner * 2 * inner + i % inner;
+      const double gate{x[at]}, right = gate / (1 + std::exp(-gate)) * double{x[at + inner]};
+      const double found{out[i]};
+      ASSERT_EQ(std::isnan(found), std::isnan(right)) << gate;
+      if (std::isinf(right) || std::isnan(right)) continue;
+      ASSERT_NEAR(found, right, tolerance<TypeParam>(right, std::abs(right)) + 1e-30) << gate;
     }
   }
 }
