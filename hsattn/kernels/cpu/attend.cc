@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "hsattn/base/math.h"
+#include "hsattn/kernels/cpu/call_keys.h"
 #include "hsattn/kernels/cpu/jobs.h"
 
 namespace hsattn::cpu {
@@ -62,15 +63,20 @@ void ScratchPool::give_back(std::unique_ptr<Scratch> scratch) {
   idle_.push_back(std::move(scratch));
 }
 
-void attend(std::span<const PackedHead> heads, Index kv_heads, const ConstView& q, const PlanOptions& options,
-            double scale, const AttentionOutputs& out, std::int32_t* keep, ScratchPool& pool, Executor& executor) {
+void attend(std::span<PackedHead> heads, Index kv_heads, const ConstView& q, const PlanOptions& options, double scale,
+            const AttentionOutputs& out, std::int32_t* keep, ScratchPool& pool, Executor& executor) {
   const Index queries = q.tokens, group = q.heads / kv_heads, count = static_cast<Index>(heads.size());
   const Isa isa = selected_isa();
   const auto forward_tile = packs_pairs(isa, q.dtype) ? kernels_for(isa, q.dtype).forward_pairs  //
                                                       : kernels_for(isa, q.dtype).forward;
   std::vector<SequencePlan> plans;
   plans.reserve(static_cast<std::size_t>(q.batch));
-  for (Index i = 0; i < q.batch; ++i) plans.emplace_back(options, kv_heads, queries, heads[i * kv_heads].keys);
+  std::vector<CallKeys> rounded;
+  for (Index i = 0; i < q.batch; ++i) {
+    plans.emplace_back(options, kv_heads, queries, heads[i * kv_heads].keys);
+    if (lists_by_rule(options.pattern)) continue;
+    rounded.emplace_back(heads.subspan(i * kv_heads, kv_heads), plans.back().needed, plans.back().search, executor);
+  }
   const Index per_task = queries_per_task(queries, count, executor), chunks = ceil_div(queries, per_task);
   const auto job_of = [&](Index head) {
     const SequencePlan& plan = plans[static_cast<std::size_t>(head / kv_heads)];

@@ -37,8 +37,9 @@ class ScratchPool {
 };
 
 // `heads` [sequences, kv_heads], q [sequences, heads, queries, dim]: each sequence's last queries. A head holds what
-// its search and far field need. Lists go to `keep` [sequences, kv_heads, queries, slots] if it is not null.
-void attend(std::span<const PackedHead> heads, Index kv_heads, const ConstView& q, const PlanOptions& options,
-            double scale, const AttentionOutputs& out, std::int32_t* keep, ScratchPool& pool, Executor& executor);
+// its search and far field need; keys rounded for the call may be added to it. Lists go to `keep` [sequences, kv_heads,
+// queries, slots] if it is not null.
+void attend(std::span<PackedHead> heads, Index kv_heads, const ConstView& q, const PlanOptions& options, double scale,
+            const AttentionOutputs& out, std::int32_t* keep, ScratchPool& pool, Executor& executor);
 
 }  // namespace hsattn::cpu
