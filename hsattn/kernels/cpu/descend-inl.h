@@ -225,8 +225,14 @@ static void score_parts(Cell& c) {
   const PackedLevel& level = c.pyramid().parts;
   const Index count = c.count;
   open_parts(c);
-  rounded_scores(c, RoundedUnits{level.keys_int8, level.key_scales}, c.count / kUnit,
-                 [&](Index unit) { return c.s.ids[unit * kUnit] / kUnit; });
+  // Nodes come in units that may be ragged, so of parts there are whole units that do not exist: the first in their
+  // place.
+  const auto unit_of = [&](Index unit) -> Index {
+    std::uint64_t may;
+    __builtin_memcpy(&may, c.s.may + unit * kUnit, sizeof may);
+    return may == 0 ? 0 : c.s.ids[unit * kUnit] / kUnit;
+  };
+  rounded_scores(c, RoundedUnits{level.keys_int8, level.key_scales}, c.count / kUnit, unit_of);
   add_ragged_bias(c, c.job.shape.part());
   for (unsigned p = 0; p < static_cast<unsigned>(c.positions); ++p) {
     if ((c.active >> p & 1U) == 0) continue;
