@@ -37,9 +37,9 @@ bool may_use_tiles() {
 }
 
 bool has_amx() {
-  constexpr unsigned kBFloat16 = 1U << 22, kTiles = 1U << 24, kBoth = kBFloat16 | kTiles;
+  constexpr unsigned kBFloat16 = 1U << 22, kTiles = 1U << 24, kBytes = 1U << 25, kAll = kBFloat16 | kTiles | kBytes;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  return has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kBoth) == kBoth && may_use_tiles();
+  return has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAll) == kAll && may_use_tiles();
 }
 #else
 bool has_avx2() { return false; }

@@ -2,4 +2,5 @@
 // hsattn/CMakeLists.txt.
 #define HSATTN_SIMD_AVX512
 #define HSATTN_SIMD_NAMESPACE amx
+#define HSATTN_BYTE_TILES true
 #include "hsattn/kernels/cpu/tiles-inl.h"

@@ -6,7 +6,11 @@
 
 namespace hsattn::cpu::HSATTN_SIMD_NAMESPACE {
 
-// Rows of rounded queries: bytes [4, padded dim], their scales, and what offsets the 128 in the keys.
+#if defined(HSATTN_BYTE_TILES)  // an expression: whether tile registers may be used
+#include "hsattn/kernels/cpu/tile_registers.h"
+#endif
+
+// Rows of rounded queries: bytes [rows, padded dim], their scales, and what offsets the 128 in the keys.
 struct RoundedRows {
   const std::int8_t* bytes;
   const float* scale;
@@ -127,10 +131,90 @@ static __attribute__((noinline)) void rounded_scores_of_units(const RoundedRows&
   }
 }
 
-template <bool kVnni, class Keys, class UnitOf>
-static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
-  const Index padded = c.job.packed->padded_dim, capacity = c.s.capacity;
-  const Index row0 = (c.q - c.s.q) / padded;
+HSATTN_INLINE RoundedRows rounded_rows(const Cell& c, Index row) {
+  const Index padded = c.job.packed->padded_dim, at = (c.q - c.s.q) / padded + row;
+  return {c.s.q_int8 + at * padded, c.s.q_scales + at, c.s.q_sums + at};
+}
+
+// All rows of a cell and the units of a panel, whose scores begin at column `at`: by vectors,
+template <bool kVnni>
+struct ByVectors {
+  explicit ByVectors(const Cell& /*cell*/) {}
+
+  HSATTN_ALWAYS void score(const Cell& c, const RoundedPanel& panel, Index at) const {
+    for (Index r = 0; r < c.rows(); r += kQuad) {
+      rounded_scores_of_units<kVnni>(rounded_rows(c, r), panel, c.job.packed->padded_dim,
+                                     c.s.scores + r * c.s.capacity + at, c.s.capacity);
+    }
+  }
+};
+
+#if defined(HSATTN_BYTE_TILES)
+// or by tile registers: the same integers. Strips of as many rows, the last of which may begin within the one before.
+class ByTiles {
+ public:
+  // With 4 rows vectors take as long, with 8 a third more, with 12 twice as long (keys in the cache, a Xeon).
+  static bool pays(const Cell& c) {
+    return c.rows() > kQuad && c.job.packed->padded_dim % kDepth == 0 && HSATTN_BYTE_TILES;
+  }
+
+  explicit ByTiles(const Cell& c) : rows_(rows_of_strip(c.rows())), registers_(shapes(rows_)) {}
+
+  HSATTN_ALWAYS void score(const Cell& c, const RoundedPanel& panel, Index at) const {
+    for (Index r = 0; r < c.rows(); r += rows_) {
+      const Index first = min_of(r, c.rows() - rows_);
+      score_strip(rounded_rows(c, first), panel, c.job.packed->padded_dim, c.s.scores + first * c.s.capacity + at,
+                  c.s.capacity);
+    }
+  }
+
+ private:
+  static constexpr Index kDepth = 64;  // dimensions of one product: 16 words of 4 bytes
+  static constexpr int kSums = 4;      // units side by side, in registers 0 to 3; 4: rows; 5: keys of a unit
+  static constexpr int kColumns = kRoundedUnits * static_cast<int>(kUnit);
+
+  static Index rows_of_strip(Index rows) {
+    const Index strips = (rows + kStrip - 1) / kStrip;
+    return (rows + strips - 1) / strips;
+  }
+  static TileShapes shapes(Index rows) {
+    const auto r = static_cast<std::uint8_t>(rows);
+    return {{r, r, r, r, r, 16, 0, 0}, {kUnit, kUnit, kUnit, kUnit, 16, kUnit, 0, 0}};
+  }
+
+  __attribute__((noinline)) void score_strip(const RoundedRows& q, const RoundedPanel& panel, Index padded,
+                                             float* scores, Index stride) const {
+    alignas(64) float sums[kStrip * kColumns];  // as integers' bits
+    for (int unit = 0; unit < kRoundedUnits; unit += kSums) {
+      each_register<kSums>([](auto u) HSATTN_ALWAYS { tile_zero<u.value>(); });
+      for (Index d = 0; d < padded; d += kDepth) {
+        tile_load<4>(reinterpret_cast<const float*>(q.bytes + d), padded / 4);
+        each_register<kSums>([&](auto u) HSATTN_ALWAYS {
+          tile_load<5>(reinterpret_cast<const float*>(panel.bytes[unit + u.value] + d * kUnit), kUnit);
+          tile_add_byte_products<u.value, 4, 5>();
+        });
+      }
+      each_register<kSums>([&](auto u) HSATTN_ALWAYS {
+        tile_store<u.value>(sums + (unit + u.value) * static_cast<int>(kUnit), kColumns);
+      });
+    }
+    for (int v = 0; v < kRoundedVectors; ++v) {
+      const F key_scale = load_units(panel.scales + v * kUnitsPerVector, 0);
+      for (Index r = 0; r < rows_; ++r) {
+        const I sum = int_add(integer_bits(load(sums + r * kColumns + v * kLanes)), int_set1(q.sum[r]));
+        store(scores + r * stride + v * kLanes, mul(to_float(sum), mul(key_scale, set1(q.scale[r]))));
+      }
+    }
+  }
+
+  Index rows_;  // of a strip
+  TileRegisters registers_;
+};
+#endif
+
+template <class Products, class Keys, class UnitOf>
+static void rounded_scores_by(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
+  const Products products(c);
   RoundedPanel panel;
   // A step of decoding finds its past in no cache: 18 % less time for it (16384 tokens, on a Xeon). A prefill has more
   // positions, and gains nothing by it.
@@ -143,21 +227,20 @@ static void rounded_scores_as(Cell& c, Keys&& keys, Index count, const UnitOf& u
     }
     for (int u = 0; u < kRoundedUnits; ++u) units[u] = unit_of(i + u);
     keys.find(units, panel);
-    for (Index r = 0; r < c.rows(); r += kQuad) {
-      const Index row = row0 + r;
-      const RoundedRows rows{c.s.q_int8 + row * padded, c.s.q_scales + row, c.s.q_sums + row};
-      rounded_scores_of_units<kVnni>(rows, panel, padded, c.s.scores + r * capacity + i * kUnit, capacity);
-    }
+    products.score(c, panel, i * kUnit);
   }
 }
 
 // Scores of all rows of the cell and `count` units, a multiple of 8: [rows, capacity] in c.s.scores.
 template <class Keys, class UnitOf>
 static void rounded_scores(Cell& c, Keys&& keys, Index count, const UnitOf& unit_of) {
+#if defined(HSATTN_BYTE_TILES)
+  if (ByTiles::pays(c)) return rounded_scores_by<ByTiles>(c, keys, count, unit_of);
+#endif
   if (has_vnni()) {
-    rounded_scores_as<true>(c, keys, count, unit_of);
+    rounded_scores_by<ByVectors<true>>(c, keys, count, unit_of);
   } else {
-    rounded_scores_as<false>(c, keys, count, unit_of);
+    rounded_scores_by<ByVectors<false>>(c, keys, count, unit_of);
   }
 }
 

@@ -93,6 +93,7 @@ using I = __m512i;
 HSATTN_INLINE I int_zero() { return _mm512_setzero_si512(); }
 HSATTN_INLINE I to_fixed_point(F x) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(1048576.0F))); }
 HSATTN_INLINE I int_add(I a, I b) { return _mm512_add_epi32(a, b); }
+HSATTN_INLINE I integer_bits(F x) { return _mm512_castps_si512(x); }
 HSATTN_INLINE std::int64_t int_sum(I x) {
   return _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(x)),
                                                   _mm512_cvtepu32_epi64(_mm512_extracti32x8_epi32(x, 1))));

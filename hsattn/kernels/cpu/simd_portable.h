@@ -136,6 +136,7 @@ HSATTN_INLINE H half_mul(H a, float b) { return a * b; }
 HSATTN_INLINE I int_zero() { return I{}; }
 HSATTN_INLINE I to_fixed_point(F x) { return __builtin_convertvector(round_nearest(x * 1048576.0F), I); }
 HSATTN_INLINE I int_add(I a, I b) { return a + b; }
+HSATTN_INLINE I integer_bits(F x) { return reinterpret_cast<I>(x); }
 HSATTN_INLINE std::int64_t int_sum(I x) {
   std::int64_t sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += static_cast<std::uint32_t>(x[i]);

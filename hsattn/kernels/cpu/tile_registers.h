@@ -1,10 +1,11 @@
 // The 8 tile registers of AMX, or their imitation: matrices of up to 16 rows of 16 words. Included inside the kernels'
-// own namespace by strip-inl.h.
+// own namespace.
 //
 // C += A B for A [rows, k] and B [k, columns] of pairs of bfloat16 and C of float32. Each C[i][j] gets the sum of two
 // chains that start from 0, one of the products of first numbers, one of those of second ones, in the order of k, each
 // product and sum rounded once. So what one instruction adds up depends on all its pairs, and pairs of zeros change no
-// bit.
+// bit. Products of bytes, signed ones of A by unsigned ones of B, are added to integers, exactly.
+#pragma once
 
 // Rows and words of a row, for each register.
 struct TileShapes {
@@ -65,6 +66,10 @@ template <int C, int A, int B>
 HSATTN_INLINE void tile_add_products() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
 }
+template <int C, int A, int B>
+HSATTN_INLINE void tile_add_byte_products() {
+  asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+}
 
 #else
 
@@ -110,6 +115,22 @@ HSATTN_APART void tile_add_products() {
       second = fma(and_bits(a, 0xffff0000U), and_bits(b, 0xffff0000U), second);
     }
     store(imitated.words[C][i], add(load(t.words[C][i]), add(first, second)));
+  }
+}
+template <int C, int A, int B>
+HSATTN_APART void tile_add_byte_products() {
+  const ImitatedTiles& t = imitated;
+  for (int i = 0; i < t.shapes.rows[C]; ++i) {
+    std::int32_t sums[16];
+    __builtin_memcpy(sums, t.words[C][i], sizeof sums);
+    for (int k = 0; k < t.shapes.words[A]; ++k) {
+      std::int8_t a[4];
+      std::uint8_t b[64];
+      __builtin_memcpy(a, &t.words[A][i][k], sizeof a);
+      __builtin_memcpy(b, t.words[B][k], sizeof b);
+      for (int j = 0; j < 64; ++j) sums[j / 4] += a[j % 4] * b[j];
+    }
+    __builtin_memcpy(imitated.words[C][i], sums, sizeof sums);
   }
 }
 
