@@ -7,7 +7,7 @@ namespace hsattn::torch_ops {
 namespace {
 
 PlanShape shape_for(const PlanOptions& options, const Tensor& q, const Tensor& k) {
-  return plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
+  return plan_shape(options, dtype_of("attention", "q", q), q.size(0), k.size(1), q.size(2), k.size(2));
 }
 
 Tensor new_lists(const Tensor& like, const PlanShape& shape) {

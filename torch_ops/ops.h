@@ -133,6 +133,7 @@ Tensor make_plan(const Tensor& q, const Tensor& k, const std::string& pattern, b
 
 /// Length of each list.
 Budgets preset(const std::string& name);
+Index dense_until(const Tensor& q, const Budgets& budgets);
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets);
 
 /// At which level queries [first, first + count) of one head see each token, int8 [count, keys]: -1 not at all, 0 in

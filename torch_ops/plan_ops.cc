@@ -11,7 +11,10 @@ PlanView checked_plan(const char* who, const Tensor& lists, const std::string& p
                       const Budgets& budgets, const std::vector<Index>& sizes) {
   check(sizes.size() == 4, who, ": sizes has ", sizes.size(), " numbers; it must be batch, kv_heads, queries, keys");
   const PlanOptions options = options_from(pattern, causal, budgets);
-  const PlanView plan = plan_view(who, plan_shape(options, sizes[0], sizes[1], sizes[2], sizes[3]), lists);
+  check(options.hsa.dense_until >= 0, who,
+        ": dense_until is -1 (auto), which takes the tensors' type; dense_until() says ", "what it is for them");
+  const PlanShape shape = plan_shape(options, DType::kFloat32, sizes[0], sizes[1], sizes[2], sizes[3]);
+  const PlanView plan = plan_view(who, shape, lists);
   check_plan(plan);
   return plan;
 }
@@ -41,7 +44,11 @@ void map_position(const PlanShape& shape, Index position, std::span<const std::i
 Budgets preset(const std::string& name) { return budgets_of(preset_from_name(name)); }
 
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets) {
-  return plan_shape(options_from(pattern, causal, budgets), 0, 0, 0, 0).slots();
+  return plan_shape(options_from(pattern, causal, budgets), DType::kFloat32, 0, 0, 0, 0).slots();
+}
+
+Index dense_until(const Tensor& q, const Budgets& budgets) {
+  return dense_until_of(options_of_budgets(budgets), dtype_of("dense_until", "q", q));
 }
 
 Tensor plan_map(const Tensor& lists, const std::string& pattern, bool causal, const Budgets& budgets,

@@ -63,6 +63,7 @@ STABLE_TORCH_LIBRARY(hsattn, m) {
   m.def("cache_load(str path) -> int");
   m.def("cache_options(int handle) -> (str dtype, str pattern, int[] budgets)");
   m.def("preset(str name) -> int[]");
+  m.def("dense_until(Tensor q, int[] budgets) -> int");
   m.def("plan_slots(str pattern, bool causal, int[] budgets) -> int");
   m.def(
       "plan_map(Tensor plan, str pattern, bool causal, int[] budgets, int[] sizes, int batch, int kv_head, int first, "
@@ -90,6 +91,7 @@ STABLE_TORCH_LIBRARY_IMPL(hsattn, CPU, m) {
   m.impl("cache_append", TORCH_BOX(&hsattn::torch_ops::cache_append));
   m.impl("cache_attend", TORCH_BOX(&hsattn::torch_ops::cache_attend));
   m.impl("cache_tokens", TORCH_BOX(&hsattn::torch_ops::cache_tokens));
+  m.impl("dense_until", TORCH_BOX(&hsattn::torch_ops::dense_until));
   m.impl("plan_map", TORCH_BOX(&hsattn::torch_ops::plan_map));
   m.impl("describe_plan", TORCH_BOX(&hsattn::torch_ops::describe_plan));
   m.impl("check_plan", TORCH_BOX(&hsattn::torch_ops::check_plan_lists));

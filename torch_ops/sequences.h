@@ -44,7 +44,8 @@ struct SequencePlans {
   std::vector<PlanShape> shapes;
 
   SequencePlans(const char* who, const Tensor& given, const PlanOptions& options, const Tensor& q, const Tensor& k)
-      : sequences(sequences_from(who, given, q, k)), shapes(plan_shapes(options, k.size(1), sequences)) {}
+      : sequences(sequences_from(who, given, q, k)),
+        shapes(plan_shapes(options, dtype_of(who, "q", q), k.size(1), sequences)) {}
 
   /// Room for any sequences of the whole call, filled with -1: its size must not depend on what `sequences` holds.
   static Tensor new_lists(const Tensor& like, const PlanShape& whole) {

@@ -9,7 +9,7 @@ namespace hsattn {
 namespace {
 
 PlanShape shape_for(const ConstView& q, const ConstView& k, const PlanOptions& options) {
-  return plan_shape(options, q.batch, k.heads, q.tokens, k.tokens);
+  return plan_shape(options, q.dtype, q.batch, k.heads, q.tokens, k.tokens);
 }
 
 }  // namespace

@@ -158,7 +158,7 @@ void attention_forward(const AttentionInputs& in, std::span<const Sequence> sequ
 void attention_forward(const AttentionInputs& in, std::span<const Sequence> sequences, const PlanOptions& options,
                        const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   check_inputs_and_sequences("attention_forward", in, sequences);
-  const std::vector<PlanShape> shapes = plan_shapes(options, in.k.heads, sequences);
+  const std::vector<PlanShape> shapes = plan_shapes(options, in.q.dtype, in.k.heads, sequences);
   const std::vector<std::int32_t*> lists = lists_of(shapes, keep);
   Parts parts(in, sequences);
   if (!shapes.empty()) parts.place_nodes("attention_forward", shapes[0].node);
@@ -205,7 +205,7 @@ void make_plans_into(const ConstView& q, const ConstView& k, std::span<const Seq
   check_queries_and_keys(kWho, q, k, scale);
   check_sequences(kWho, sequences, q.batch, q.tokens, k.tokens);
   (void)queries_of_none(kWho, sequences, q);  // no query may be in two
-  const std::vector<PlanShape> shapes = plan_shapes(options, k.heads, sequences);
+  const std::vector<PlanShape> shapes = plan_shapes(options, q.dtype, k.heads, sequences);
   check_memory_for_lists(kWho, blocks, list_elements(shapes));
   const std::vector<std::int32_t*> lists = lists_of(shapes, blocks);
   AttentionInputs in{q, k, k, scale};

@@ -31,9 +31,9 @@ const char* on_or_off(bool on) { return on ? "on" : "off"; }
 // The cache keeps what the plan needs.
 void check_plan_is_kept(const CacheOptions& kept, const PlanOptions& plan) {
   check(plan.causal, "attend: the plan is bidirectional; on a cache it must be causal");
-  const PlanShape asked = plan_shape(plan, 1, kept.kv_heads, 0, 0);
+  const PlanShape asked = plan_shape(plan, kept.dtype, 1, kept.kv_heads, 0, 0);
   if (!searches(plan, asked)) return;
-  const PlanShape have = plan_shape(kept.plan, 1, kept.kv_heads, 0, 0);
+  const PlanShape have = plan_shape(kept.plan, kept.dtype, 1, kept.kv_heads, 0, 0);
   check(searches(kept.plan, have), "attend: the plan is ", name_of(plan.pattern), ", the cache was made for ",
         name_of(kept.plan.pattern), " and has no pyramid; make it for a plan that searches");
   check(asked.node == have.node, "attend: the plan has nodes of ", asked.node, " tokens, the cache's pyramid of ",
@@ -130,7 +130,7 @@ void append_to(const CacheTables& tables, std::span<CachedSequence> sequences, c
   if (k.tokens == 0) return;
   try {
     for (CachedSequence& s : sequences) {
-      plan_shape(tables.options().plan, 1, k.heads, 0, s.length + k.tokens);  // not too long
+      plan_shape(tables.options().plan, k.dtype, 1, k.heads, 0, s.length + k.tokens);  // not too long
       tables.prepare(s, s.length + k.tokens);
     }
     pack(tables, sequences.data(), k, v, executor);

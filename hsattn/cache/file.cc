@@ -88,7 +88,7 @@ CacheOptions read_options(Reader& file) {
   o.plan.pattern = static_cast<Pattern>(file.number("pattern", 0, std::ssize(pattern_names()) - 1));
   const Index budgets = file.number("the number of budgets", 0, kMostBudgets);
   try {
-    o.plan.hsa = options_of_budgets(file.numbers("a budget", budgets, 0, kAny));
+    o.plan.hsa = options_of_budgets(file.numbers("a budget", budgets, -1, kAny));
     check_cache_options(o);
   } catch (const InvalidArgument& error) {
     file.require(false, error.what());

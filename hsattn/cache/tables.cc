@@ -66,7 +66,7 @@ cpu::Units<T> units_in(const PageList& pages, Index head_offset, Index table, In
 }
 
 cpu::PackRequest request_of(const CacheOptions& options) {
-  const PlanShape shape = plan_shape(options.plan, 1, options.kv_heads, 0, 0);
+  const PlanShape shape = plan_shape(options.plan, options.dtype, 1, options.kv_heads, 0, 0);
   const bool search = shape.slots() > 0 && !lists_by_rule(options.plan.pattern);
   cpu::PackRequest request = cpu::request_for(shape, search, false);
   cpu::request_values(selected_isa(), options.dtype, request);

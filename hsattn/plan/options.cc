@@ -85,7 +85,7 @@ void check_options(const PlanOptions& options) {
   check_budget("sinks", o.sinks, 0);
   check_budget("top_nodes", o.top_nodes, 1);
   check_budget("beam", o.beam, 0);
-  check_budget("dense_until", o.dense_until, 0);
+  check_budget("dense_until", o.dense_until, -1);
   check_budget("min_top_k", o.min_top_k, 1);
   check_budget("stride", o.stride, 0);
   check_budget("dilation", o.dilation, 1);

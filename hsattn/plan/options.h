@@ -25,18 +25,19 @@ enum class Pooling { kMean, kMax };
 /// Budgets of hierarchical sparse attention, in tokens unless said otherwise. Other patterns read window, top_k, block
 /// and sinks, as far as they have them, and what is theirs at the end; what is not theirs is not looked at.
 struct HsaOptions {
-  Index window = 128;        ///< near tokens before each position, always attended (bidirectional: on both sides)
-  Index top_k = 512;         ///< selected tokens that are attended, rounded up to blocks. Lists have room for all of
-                             ///< them, also where there are fewer; to attend everything use kFull or dense_until
-  Index candidates = 4096;   ///< tokens that the descent returns for exact rescoring; <= top_k: no rescoring
-  Index block = 8;           ///< tokens per block, a power of two up to 64
-  Index sinks = 8;           ///< first tokens, always attended, rounded up to blocks; besides top_k. In longformer and
-                             ///< bigbird they are the global tokens: bidirectional, they attend everything themselves
-  Index top_nodes = 1024;    ///< the search starts at the finest level on which at most so many nodes cover the past
-  Index beam = 0;            ///< nodes refined per level; 0: candidates / block (or top_k / block if that is more)
-  Index dense_until = 1024;  ///< a position whose past is at most this long attends all of it
-  bool far_field = false;    ///< attend pooled nodes for all that was not kept
-  Index levels = 0;          ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
+  Index window = 128;       ///< near tokens before each position, always attended (bidirectional: on both sides)
+  Index top_k = 512;        ///< selected tokens that are attended, rounded up to blocks. Lists have room for all of
+                            ///< them, also where there are fewer; to attend everything use kFull or dense_until
+  Index candidates = 4096;  ///< tokens that the descent returns for exact rescoring; <= top_k: no rescoring
+  Index block = 8;          ///< tokens per block, a power of two up to 64
+  Index sinks = 8;          ///< first tokens, always attended, rounded up to blocks; besides top_k. In longformer and
+                            ///< bigbird they are the global tokens: bidirectional, they attend everything themselves
+  Index top_nodes = 1024;   ///< the search starts at the finest level on which at most so many nodes cover the past
+  Index beam = 0;           ///< nodes refined per level; 0: candidates / block (or top_k / block if that is more)
+  Index dense_until = -1;   ///< a position whose past is at most this long attends all of it; -1: auto, see
+                            ///< dense_until_of()
+  bool far_field = false;   ///< attend pooled nodes for all that was not kept
+  Index levels = 0;         ///< 0: auto; 1..6: search starts at nodes of 2^levels tokens, block = min(block, 2^levels)
   Pooling pooling = Pooling::kMean;
   double mass = 0;         ///< 0: top_k tokens; else the share of the attention that is enough, in millionths up to 1
   Index min_top_k = 64;    ///< with `mass`: selected tokens that are attended in any case
@@ -59,24 +60,25 @@ struct HsaOptions {
   static HsaOptions training() {
     HsaOptions o;
     o.candidates = 4 * o.top_k;
+    o.dense_until = 1024;
     return o;
   }
   /// For models that were trained with full attention, where quality counts more than speed: pairs of tokens are kept,
-  /// of candidates that means of two tokens find, and what is rejected is a tail, so for inference alone. Where all
-  /// tokens would be candidates, all are attended, which takes less time (docs/pretrained.md).
+  /// of candidates that means of two tokens find, and what is rejected is a tail, so for inference alone
+  /// (docs/pretrained.md).
   static HsaOptions pretrained() {
     HsaOptions o;
     o.block = 2;
     o.node = 8;
     o.parts = 4;
     o.tail = 0.5;
-    o.dense_until = o.candidates;
     return o;
   }
   /// The paper's form: no rescoring (candidates = top_k), far field on.
   static HsaOptions paper() {
     HsaOptions o;
     o.candidates = o.top_k;
+    o.dense_until = 1024;
     o.far_field = true;
     return o;
   }

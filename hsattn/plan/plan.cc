@@ -177,7 +177,15 @@ void far_field_of(const PlanShape& shape, Index position, std::span<const std::i
   cut_range(shape, shape.right(position), kept, out);
 }
 
-PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, Index queries, Index keys) {
+Index dense_until_of(const HsaOptions& o, DType type, Isa isa) {
+  constexpr Index kUsual = 1024, kTiles = 8192, kTilesWithoutRescoring = 2048;
+  if (o.dense_until >= 0) return o.dense_until;
+  const Index usual = o.tail > 0 ? std::max(kUsual, o.candidates) : kUsual;
+  if (type != DType::kBFloat16 || isa != Isa::kAmx) return usual;
+  return std::max(usual, o.candidates > o.top_k ? kTiles : kTilesWithoutRescoring);
+}
+
+PlanShape plan_shape(const PlanOptions& options, DType type, Index batch, Index kv_heads, Index queries, Index keys) {
   check_options(options);
   const HsaOptions& o = options.hsa;
   PlanShape s{.batch = batch,
@@ -202,7 +210,7 @@ PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, In
     s.global_tokens = pattern.global_tokens && !s.causal ? s.sinks * s.block : 0;
     return s;
   }
-  s.dense_until = std::max(o.dense_until, s.slots() * s.block);
+  s.dense_until = std::max(dense_until_of(o, type), s.slots() * s.block);
   s.far_field = o.far_field;
   s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;
   s.pooling = o.pooling;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "hsattn/base/cpu.h"
 #include "hsattn/base/types.h"
 #include "hsattn/plan/options.h"
 
@@ -98,8 +99,15 @@ struct FarNode {
 void far_field_of(const PlanShape& shape, Index position, std::span<const std::int32_t> kept,
                   std::vector<FarNode>& out);
 
-/// The rules for a call: checks options and sizes (InvalidArgument), rounds budgets to blocks.
-PlanShape plan_shape(const PlanOptions& options, Index batch, Index kv_heads, Index queries, Index keys);
+/// The longest past, in tokens, all of which a position of tensors of `type` attends, unless its list has room for
+/// more. If dense_until is -1 (auto):
+///   - 1024; with a tail as many tokens as are candidates, since to search where all are takes longer;
+///   - 8192 with rescoring and 2048 without where bfloat16 is multiplied by tile registers (`isa` is kAmx), which makes
+///     dense attention so cheap that a search of less takes longer (docs/pretrained.md, "When not to use it").
+Index dense_until_of(const HsaOptions& options, DType type, Isa isa = selected_isa());
+
+/// The rules for a call on tensors of `type`: checks options and sizes (InvalidArgument), rounds budgets to blocks.
+PlanShape plan_shape(const PlanOptions& options, DType type, Index batch, Index kv_heads, Index queries, Index keys);
 
 /// Throws InvalidArgument unless the shape is one that plan_shape() could give, but for its budgets, and the lists fit
 /// it: right size, ids in range, ascending, padded at the end, only blocks of the position's past.

@@ -63,10 +63,11 @@ std::vector<Sequence> padded_sequences(std::span<const Range> real, Index querie
   return sequences;
 }
 
-std::vector<PlanShape> plan_shapes(const PlanOptions& options, Index kv_heads, std::span<const Sequence> sequences) {
+std::vector<PlanShape> plan_shapes(const PlanOptions& options, DType type, Index kv_heads,
+                                   std::span<const Sequence> sequences) {
   std::vector<PlanShape> shapes;
   for (const Sequence& s : sequences) {
-    shapes.push_back(plan_shape(options, 1, kv_heads, s.queries.size(), s.keys.size()));
+    shapes.push_back(plan_shape(options, type, 1, kv_heads, s.queries.size(), s.keys.size()));
   }
   return shapes;
 }

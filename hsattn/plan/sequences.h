@@ -29,7 +29,8 @@ std::vector<Sequence> packed_sequences(std::span<const Index> first_queries, std
 std::vector<Sequence> padded_sequences(std::span<const Range> real, Index queries, Index keys);
 
 /// The rules of each sequence's plan.
-std::vector<PlanShape> plan_shapes(const PlanOptions& options, Index kv_heads, std::span<const Sequence> sequences);
+std::vector<PlanShape> plan_shapes(const PlanOptions& options, DType type, Index kv_heads,
+                                   std::span<const Sequence> sequences);
 
 /// Ids in the lists of all plans.
 Index list_elements(std::span<const PlanShape> shapes);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "hsattn/base/math.h"
+#include "lm/model/ops.h"
 
 namespace hsattn::lm {
 namespace {
@@ -58,7 +59,7 @@ ExactRow exact_row(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v
 }
 
 PlanView plan_view(const PlanOptions& options, const at::Tensor& q, const at::Tensor& k, const at::Tensor& kept) {
-  const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
+  const PlanShape shape = plan_shape(options, type_of(q), q.size(0), k.size(1), q.size(2), k.size(2));
   return {shape, kept.numel() == 0 ? nullptr : kept.const_data_ptr<int32_t>()};
 }
 

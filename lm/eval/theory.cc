@@ -1,6 +1,7 @@
 #include "lm/eval/theory.h"
 
 #include "hsattn/base/error.h"
+#include "hsattn/plan/plan.h"
 #include "lm/data/files.h"
 #include "lm/data/first_tokens.h"
 #include "lm/data/text_encoder.h"
@@ -65,7 +66,8 @@ std::vector<TheoryCase> trained_cases(const TheoryOptions& o, const std::atomic<
   const at::NoGradGuard no_gradient;
   model->hidden(at::tensor(tokens).unsqueeze(0));
   check(pooled || interrupted, "nothing is pooled in ", tokens.size(), " tokens: the model's HSA attends ",
-        attention.hsa.dense_until, " whole, and window, sinks and top_k of longer ones; a longer --context is right");
+        dense_until_of(attention.hsa, DType::kFloat32),
+        " whole, and window, sinks and top_k of longer ones; a longer --context is right");
   return cases;
 }
 

@@ -3,6 +3,7 @@
 #include "hsattn/base/error.h"
 #include "hsattn/plan/budgets.h"
 #include "hsattn/plan/plan.h"
+#include "lm/model/ops.h"
 
 namespace hsattn::lm {
 namespace {
@@ -90,8 +91,9 @@ struct OurAttention : Function<OurAttention> {
     const Pooled pooled{pooled_k.value_or(Tensor()), pooled_v.value_or(Tensor())};
     const auto [o, lse, kept] = op_forward(options, q, k, v, keep_plan, {}, pooled);
     if (keep_plan) {
-      const PlanShape shape = plan_shape(options, q.size(0), k.size(1), q.size(2), k.size(2));
-      statistics->add_attended(average_near_tokens(options, k.size(2)) + average_listed_tokens(kept, shape.block));
+      const PlanShape shape = plan_shape(options, type_of(q), q.size(0), k.size(1), q.size(2), k.size(2));
+      statistics->add_attended(average_near_tokens(options, type_of(q), k.size(2)) +
+                               average_listed_tokens(kept, shape.block));
       ctx->save_for_backward({q, k, v, o, lse, kept, pooled.k, pooled.v});
       ctx->saved_data["options"] = c10::IValue(budgets_of(options.hsa));
       ctx->saved_data["pattern"] = name_of(options.pattern);
@@ -130,8 +132,8 @@ Tensor standard_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
 
 }  // namespace
 
-double average_near_tokens(const PlanOptions& options, Index tokens) {
-  const PlanShape shape = plan_shape(options, 1, 1, tokens, tokens);
+double average_near_tokens(const PlanOptions& options, DType type, Index tokens) {
+  const PlanShape shape = plan_shape(options, type, 1, 1, tokens, tokens);
   double sum = 0;
   for (Index p = 0; p < tokens; ++p) sum += static_cast<double>(shape.near(p).size());
   return sum / static_cast<double>(std::max<Index>(tokens, 1));
@@ -143,7 +145,7 @@ Pooled pooled_by(const AttentionOptions& options, const Tensor& k, const Tensor&
   check(!trained || options.hsa.far_field, "attention: the parameters of pooling ", options.pooling,
         " require a gradient, which reaches them through the far field alone, and that is off; set far_field");
   const at::AutoGradMode with_gradient(at::GradMode::is_enabled() && options.hsa.far_field);
-  const Index block = plan_shape(options.plan_options(), k.size(0), k.size(1), k.size(2), k.size(2)).block;
+  const Index block = plan_shape(options.plan_options(), type_of(k), k.size(0), k.size(1), k.size(2), k.size(2)).block;
   const variable_list nodes = Pool::apply(k, v, pooler, options.pooling, block);
   return {nodes[0], nodes[1]};
 }

@@ -26,7 +26,7 @@ struct AttentionStatistics {
 };
 
 /// Tokens that a position attends on average when all `tokens` are given at once, without lists: the near run.
-double average_near_tokens(const PlanOptions& options, Index tokens);
+double average_near_tokens(const PlanOptions& options, DType type, Index tokens);
 
 /// The tensor of parameters of a pooler that training starts from, flat, so that AdamW does not let it decay.
 at::Tensor initial_pooler(Pooler pooler, Index dim);

@@ -42,7 +42,7 @@ void AttentionOptions::visit_budgets(OptionVisitor& option) {
   option("sinks", hsa.sinks, "first tokens, always attended");
   option("top_nodes", hsa.top_nodes, "the search starts where at most so many nodes cover the past");
   option("beam", hsa.beam, "nodes refined per level; 0: candidates / block");
-  option("dense_until", hsa.dense_until, "a past of at most so many tokens is attended whole");
+  option("dense_until", hsa.dense_until, "a past of at most so many tokens is attended whole; -1: auto");
   option("far_field", hsa.far_field, "attend pooled nodes for what was not kept");
   option("levels", hsa.levels, "0: auto; 1..6: the search starts at nodes of 2^levels tokens");
   option("pooling", pooling, "mean | max; with parameters: attention | attention_paper | learnable");

@@ -14,6 +14,22 @@ std::optional<Tensor> given(const Tensor& x) { return x.defined() ? std::optiona
 
 }  // namespace
 
+DType type_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kDouble:
+      return DType::kFloat64;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    default:
+      throw InvalidArgument(concat("attention: a tensor has type ", c10::toString(x.scalar_type()),
+                                   "; float32, float64, bfloat16 or float16 is right"));
+  }
+}
+
 Three op_forward(const PlanOptions& options, const Tensor& q, const Tensor& k, const Tensor& v, bool keep_plan,
                  const std::optional<Tensor>& plan, const Pooled& pooled) {
   using Signature = Three(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::string_view,

@@ -2,9 +2,13 @@
 #pragma once
 
 #include "hsattn/base/error.h"
+#include "hsattn/base/types.h"
 #include "lm/model/torch.h"
 
 namespace hsattn::lm {
+
+/// The type of a tensor's elements. Throws InvalidArgument if attention does not take it.
+DType type_of(const at::Tensor& x);
 
 /// Throws Unsupported if the program was built without torch_ops/.
 template <class Signature>

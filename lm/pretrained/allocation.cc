@@ -32,7 +32,7 @@ double mean(const std::vector<Index>& values) {
 
 AttendedShare share_of(const AttentionOptions& layer, Index tokens) {
   if (!layer.ours()) return {1, 1};
-  const PlanShape shape = plan_shape(layer.plan_options(), 1, 1, tokens, tokens);
+  const PlanShape shape = plan_shape(layer.plan_options(), DType::kFloat32, 1, 1, tokens, tokens);
   AttendedShare share;
   for (Index p = 0; p < tokens; ++p) {
     const Index listed = shape.dense(p) ? 0 : std::min(shape.left(p).size(), shape.slots());

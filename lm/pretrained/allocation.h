@@ -44,7 +44,8 @@ struct HeldShare {
 HeldShare operator+(const HeldShare& a, const HeldShare& b);
 HeldShare operator/(const HeldShare& a, double divisor);
 
-/// Averages over layers, which attend `tokens` tokens each, by their rules; with a mass budget, what they may attend.
+/// Averages over layers, which attend `tokens` tokens each, by their rules; with a mass budget, what they may attend. A
+/// dense_until of -1 is what it is for float32.
 AttendedShare attended_share(const std::vector<AttentionOptions>& layers, Index tokens);
 
 /// Numbers of `count` windows, divided so that both parts are spread over the text: `first` of them, and the rest.

@@ -19,7 +19,10 @@ Json in_our_words(const Json& options) {
   for (const auto& [name, value] : options.items()) {
     const bool automatic =
         (name == "levels" && value == "auto") || (value.is_null() && (name == "beam" || name == "stride"));
-    if (name != "layers") renamed[name == "pattern" ? "attention" : name] = automatic ? Json(0) : value;
+    const bool automatic_dense = name == "dense_until" && value.is_null();
+    if (name != "layers") {
+      renamed[name == "pattern" ? "attention" : name] = automatic ? Json(0) : automatic_dense ? Json(-1) : value;
+    }
   }
   return renamed;
 }

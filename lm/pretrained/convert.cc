@@ -5,6 +5,7 @@
 
 #include "hsattn/base/error.h"
 #include "hsattn/base/math.h"
+#include "hsattn/plan/plan.h"
 #include "lm/data/files.h"
 #include "lm/options/json_options.h"
 #include "lm/pretrained/measurements.h"
@@ -74,6 +75,8 @@ class Converter {
         texts_(read_texts()),
         known_(options.out_file() + ".partial", fingerprint(options, runtime.precision(), texts_)) {
     for (std::size_t i = 0; i < base_.size(); ++i) {
+      // As long as elsewhere, where this processor would attend more: what is found is for any.
+      base_[i].hsa.dense_until = dense_until_of(base_[i].hsa, DType::kFloat32);
       if (runtime.config().windows[i] == 0) report_.layers.push_back(static_cast<Index>(i));
     }
     check(!report_.layers.empty(), "every layer of this model has a sliding window, which stays; there is nothing to ",

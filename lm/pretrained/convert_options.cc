@@ -1,6 +1,7 @@
 #include <charconv>
 
 #include "hsattn/base/error.h"
+#include "hsattn/plan/plan.h"
 #include "lm/options/lists.h"
 #include "lm/pretrained/convert.h"
 
@@ -39,8 +40,8 @@ void check_convert_options(const ConvertOptions& o) {
   check(!o.text.empty(), "no --text; name files or folders, one of every kind of text that the model will read");
   check_budgets_of_hsa(o);
   check(o.context >= 2 && o.context <= 1 << 24, "context is ", o.context, "; 2 to 16777216 is right");
-  check(o.context > o.attention.hsa.dense_until, "context is ", o.context, ", dense_until ",
-        o.attention.hsa.dense_until,
+  const Index dense_until = dense_until_of(o.attention.hsa, DType::kFloat32);
+  check(o.context > dense_until, "context is ", o.context, ", dense_until ", dense_until,
         "; windows in which all is attended say nothing about budgets, so a longer context is right");
   check(o.windows >= 1, "windows is ", o.windows, "; at least 1 is right");
   check(o.calibration >= 1, "calibration is ", o.calibration, "; at least 1 is right");

@@ -1,6 +1,6 @@
 #include "lm/pretrained/key_values.h"
 
-#include "hsattn/base/error.h"
+#include "lm/model/ops.h"
 #include "torch_ops/executor.h"
 
 namespace hsattn::lm {
@@ -25,13 +25,6 @@ Tensor torch_attention(bool fused, const Tensor& q, const Tensor& k, const Tenso
   Tensor scores = at::matmul(q, all_k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(3)));
   scores.masked_fill_(at::ones({queries, keys}, at::kBool).triu_(keys - queries + 1), -INFINITY);
   return at::matmul(at::softmax(scores, -1), all_v);
-}
-
-DType type_of(const Tensor& x) {
-  if (x.scalar_type() == at::kFloat) return DType::kFloat32;
-  check(x.scalar_type() == at::kBFloat16, "KeyValues: type ", c10::toString(x.scalar_type()),
-        "; float32 or bfloat16 is right");
-  return DType::kBFloat16;
 }
 
 // Of x [1, heads, tokens, dim].

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "hsattn/base/error.h"
+#include "hsattn/plan/plan.h"
 #include "lm/data/files.h"
 #include "lm/model/safetensors.h"
 #include "lm/pretrained/decoder.h"
@@ -36,15 +37,24 @@ Tokenizer read_tokenizer(const std::string& folder, const PretrainedConfig& conf
   return tokenizer;
 }
 
+// The rules of each layer, which say how long a past is dense: it depends on the type, and on the processor.
+std::vector<AttentionOptions> attention_of(const PretrainedConfig& config, const PretrainedOptions& options,
+                                           const std::string& precision) {
+  std::vector<AttentionOptions> layers = layer_attention(config, options.attention, options.model_budgets);
+  const DType type = precision == "bf16" ? DType::kBFloat16 : DType::kFloat32;
+  for (AttentionOptions& layer : layers) layer.hsa.dense_until = dense_until_of(layer.hsa, type);
+  return layers;
+}
+
 }  // namespace
 
 struct Runtime::Parts {
   explicit Parts(const PretrainedOptions& options)
       : config(read_pretrained_config(options.model)),
-        attention(layer_attention(config, options.attention, options.model_budgets)),
+        precision(resolve_precision(options.precision)),
+        attention(attention_of(config, options, precision)),
         tokenizer(read_tokenizer(options.model, config)),
         defaults(read_generation_defaults(options.model)),
-        precision(resolve_precision(options.precision)),
         chunk(options.chunk),
         decoder(config, Weights(options.model), precision == "bf16" ? at::kBFloat16 : at::kFloat),
         past(attention) {}
@@ -84,10 +94,10 @@ struct Runtime::Parts {
   }
 
   PretrainedConfig config;
+  std::string precision;
   std::vector<AttentionOptions> attention;
   Tokenizer tokenizer;
   GenerationDefaults defaults;
-  std::string precision;
   Index chunk;
   Decoder decoder;
   KeyValues past;

@@ -28,7 +28,7 @@ def attention(
     sinks: int = 8,
     top_nodes: int = 1024,
     beam: int | None = None,
-    dense_until: int = 1024,
+    dense_until: int | None = None,
     far_field: bool = False,
     levels: int | str = "auto",
     pooling: str = "mean",
@@ -79,7 +79,9 @@ def attention(
         sinks: first tokens, always attended, besides top_k.
         top_nodes: the search starts at the finest level on which at most so many nodes cover the past.
         beam: nodes refined per level; None: candidates / block.
-        dense_until: a position whose past is at most this many tokens attends all of it.
+        dense_until: a position whose past is at most this many tokens attends all of it. None: 1024, with a tail as
+            many as are candidates, but more where bfloat16 is multiplied by AMX, whose dense attention is faster than a
+            search: 8192, without rescoring 2048.
         far_field: attend pooled nodes for all that was not kept; for models trained with it.
         levels: "auto", or 1 to 6: the search starts at nodes of 2**levels tokens.
         pooling: "mean" or "max", of the keys and values of a node, element by element.
@@ -221,7 +223,7 @@ def make_plan(
     sinks: int = 8,
     top_nodes: int = 1024,
     beam: int | None = None,
-    dense_until: int = 1024,
+    dense_until: int | None = None,
     far_field: bool = False,
     levels: int | str = "auto",
     pooling: str = "mean",
@@ -269,6 +271,7 @@ def make_plan(
     q, k = (computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
     pooled_k = None if pooled is None else pooled[0].detach()
     lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale, sequences, pooled_k)
+    budgets = budgets._replace(dense_until=ops.dense_until(q, list(budgets)))  # what auto is for this type
     rules = {"pattern": pattern, "causal": causal, "budgets": budgets, "heads": q.shape[1]}
     if sequences is None:
         return Plan(lists, keys=k.shape[2], **rules)

@@ -37,8 +37,8 @@ _UNSUPPORTED = {
 class Budgets(NamedTuple):
     """Numbers of a call, in tokens unless said otherwise, in the order in which the ops take them.
 
-    beam (nodes), levels, stride and node: 0 means auto. far_field: 0 or 1. pooling: 0 (mean) or 1 (max). mass, tail: in
-    millionths.
+    beam (nodes), levels, stride and node: 0 means auto; dense_until: -1 does. far_field: 0 or 1. pooling: 0 (mean) or 1
+    (max). mass, tail: in millionths.
     """
 
     window: int = 128
@@ -48,7 +48,7 @@ class Budgets(NamedTuple):
     sinks: int = 8
     top_nodes: int = 1024
     beam: int = 0
-    dense_until: int = 1024
+    dense_until: int = -1
     far_field: int = 0
     levels: int = 0
     pooling: int = 0
@@ -74,6 +74,7 @@ class Budgets(NamedTuple):
         """The same as attention() takes them."""
         return self._asdict() | {
             "beam": self.beam or None,
+            "dense_until": None if self.dense_until < 0 else self.dense_until,
             "far_field": bool(self.far_field),
             "levels": self.levels or "auto",
             "pooling": _POOLINGS[self.pooling],
@@ -94,7 +95,7 @@ def budgets_of(
     sinks: int,
     top_nodes: int,
     beam: int | None,
-    dense_until: int,
+    dense_until: int | None,
     far_field: bool,
     levels: int | str,
     pooling: str,
@@ -124,7 +125,6 @@ def budgets_of(
         "block": block,
         "sinks": sinks,
         "top_nodes": top_nodes,
-        "dense_until": dense_until,
         "min_top_k": min_top_k,
         "dilation": dilation,
         "pattern_seed": pattern_seed,
@@ -135,6 +135,8 @@ def budgets_of(
             raise TypeError(f"{who}: {name} is {value!r}; it must be an int")
     if beam is not None and (not isinstance(beam, int) or isinstance(beam, bool)):
         raise TypeError(f"{who}: beam is {beam!r}; it must be an int, or None for candidates / block")
+    if dense_until is not None and (not isinstance(dense_until, int) or isinstance(dense_until, bool)):
+        raise TypeError(f"{who}: dense_until is {dense_until!r}; it must be an int, or None for auto")
     if stride is not None and (not isinstance(stride, int) or isinstance(stride, bool) or stride < 1):
         raise ValueError(f"{who}: stride is {stride!r}; it must be an int of at least 1, or None for auto")
     if node is not None and (not isinstance(node, int) or isinstance(node, bool) or node < 1):
@@ -164,7 +166,7 @@ def budgets_of(
         sinks,
         top_nodes,
         0 if beam is None else beam,
-        dense_until,
+        -1 if dense_until is None else dense_until,
         int(far_field),
         0 if levels == "auto" else int(levels),
         _POOLINGS.index(pooling),

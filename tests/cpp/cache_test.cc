@@ -128,6 +128,25 @@ TEST(Cache, TokenByTokenEqualsTheWhole) {
   }
 }
 
+// How long a past is dense depends on the type then, which every call has to look at.
+TEST(Cache, AutoDenseUntilIsThatOfWholeCalls) {
+  Problem p{.name = "auto", .heads = 2, .kv_heads = 1, .queries = 1300, .keys = 1300, .dim = 16};
+  p.options.hsa = testing::smallest_budgets();
+  p.options.hsa.dense_until = -1;
+  expect_cuts_equal_the_whole(p, 7, {.page = 64}, [](Index begin) { return begin == 0 ? 1200 : 50; });
+  testing::with_stored_tensors(p, 7, [&]<class T>(const Tensors<T>& stock) {
+    const AttentionInputs in{stock.q.view(), stock.k.view(), stock.v.view(), p.scale};
+    const Plan plan = make_plan(in.q, in.k, p.options);
+    Answer<T> whole(p, 1, p.queries), planned(p, 1, p.queries);
+    attention_forward(in, p.options, whole.outputs(), whole.lists.data());
+    attention_forward(in, plan, planned.outputs());
+    EXPECT_EQ(plan.blocks, whole.lists);
+    EXPECT_TRUE(same_bits(planned.o, whole.o));
+    EXPECT_EQ(plan.shape.dense(1299), dense_until_of(p.options.hsa, type_of<T>()) > 1300);
+    EXPECT_TRUE(plan.shape.dense(1000));
+  });
+}
+
 // The power of the tests above: what a wrong cache would do changes bits.
 TEST(Cache, AWrongTokenShows) {
   Problem p{.name = "wrong", .heads = 3, .queries = 300, .keys = 300, .dim = 24};

@@ -189,7 +189,7 @@ const OptionCase kOptionCases[] = {
     {[](HsaOptions& o) { o.sinks = -1; }, "options: sinks is -1; it must be from 0 to 2^40"},
     {[](HsaOptions& o) { o.top_nodes = 0; }, "options: top_nodes is 0; it must be from 1 to 2^40"},
     {[](HsaOptions& o) { o.beam = -1; }, "options: beam is -1; it must be from 0 to 2^40"},
-    {[](HsaOptions& o) { o.dense_until = -1; }, "options: dense_until is -1; it must be from 0 to 2^40"},
+    {[](HsaOptions& o) { o.dense_until = -2; }, "options: dense_until is -2; it must be from -1 to 2^40"},
     {[](HsaOptions& o) { o.top_k = INT64_MAX; }, "options: top_k is 9223372036854775807; it must be from 1 to 2^40"},
     {[](HsaOptions& o) { o.block = 0; }, "options: block is 0; it must be a power of two from 1 to 64"},
     {[](HsaOptions& o) { o.block = 12; }, "options: block is 12; it must be a power of two from 1 to 64"},
@@ -243,23 +243,24 @@ TEST(Checks, OptionsSayWhatIsWrong) {
 }
 
 TEST(Checks, ImpossibleSizesAreRefusedBeforeMemoryIsAsked) {
-  EXPECT_EQ(error_of([] { plan_shape({}, 1, 1, 1, Index{1} << 40); }),
+  EXPECT_EQ(error_of([] { plan_shape({}, DType::kFloat32, 1, 1, 1, Index{1} << 40); }),
             "plan: 1099511627776 keys in blocks of 8 are 137438953472 blocks; there may be at most 2^33 keys and "
             "2^30 blocks");
   EXPECT_EQ(error_of([] {
               PlanOptions wide;
               wide.hsa.block = 64;
-              plan_shape(wide, 1, 1, 1, (Index{1} << 33) + 1);
+              plan_shape(wide, DType::kFloat32, 1, 1, 1, (Index{1} << 33) + 1);
             }),
             "plan: 8589934593 keys in blocks of 64 are 134217729 blocks; there may be at most 2^33 keys and 2^30 "
             "blocks");
   EXPECT_EQ(error_of([] {
               PlanOptions greedy;
               greedy.hsa.top_k = Index{1} << 40;
-              plan_shape(greedy, 1, 1, Index{1} << 27, 4);  // 2^64 ids and a few: as 64 bits, only the few
+              plan_shape(greedy, DType::kFloat32, 1, 1, Index{1} << 27,
+                         4);  // 2^64 ids and a few: as 64 bits, only the few
             }),
             "plan: 1 * 1 * 134217728 lists of 137438953473 blocks; their product must be below 2^56");
-  EXPECT_EQ(error_of([] { plan_shape({}, 1, 1, -1, 4); }),
+  EXPECT_EQ(error_of([] { plan_shape({}, DType::kFloat32, 1, 1, -1, 4); }),
             "plan: sizes are batch 1, kv_heads 1, queries -1, keys 4; none may be negative");
 }
 

@@ -122,7 +122,7 @@ std::string huge_then_small(DType type, const std::string& size, Executor& execu
 
   PlanOptions full;
   full.pattern = Pattern::kFull;
-  const PlanShape shape = plan_shape(full, 1, 1, 1, HugeCall::kKeys);
+  const PlanShape shape = plan_shape(full, DType::kFloat32, 1, 1, 1, HugeCall::kKeys);
   const std::string messages[] = {
       out_of_memory_message([&] { make_plan(huge.in.q, huge.in.k, {}, {}, executor); }), out_of_memory_message([&] {
         attention_forward(huge.in, full, {huge.query(huge.o), &huge.lse}, nullptr, executor);

@@ -95,7 +95,7 @@ TEST(Plan, ShapeRoundsBudgetsToBlocks) {
     return PlanShape{2, 3, queries, keys, block, block, true, window, dense_until, sinks, kept, far, levels};
   };
   // The tallest far node of `auto` has no limit that a sequence could reach.
-  const Index any = plan_shape({}, 1, 1, 1, 1).far_levels;
+  const Index any = plan_shape({}, DType::kFloat32, 1, 1, 1, 1).far_levels;
   EXPECT_GE(any, 31);
   const ShapeCase cases[] = {
       {"defaults", [](PlanOptions&) {}, shape(8, 128, 1024, 1, 64, false, any)},
@@ -117,18 +117,48 @@ TEST(Plan, ShapeRoundsBudgetsToBlocks) {
     SCOPED_TRACE(c.name);
     PlanOptions options;
     c.change(options);
-    EXPECT_EQ(plan_shape(options, 2, 3, queries, keys), c.right);
+    EXPECT_EQ(plan_shape(options, DType::kFloat32, 2, 3, queries, keys), c.right);
+  }
+}
+
+TEST(Plan, AutoIsDenseAsLongAsThatIsFaster) {
+  struct AutoCase {
+    const char* name;
+    HsaOptions options;
+    DType type;
+    Isa isa;
+    Index right;
+  };
+  constexpr DType kFloat = DType::kFloat32, kHalf = DType::kBFloat16;
+  const HsaOptions usual = HsaOptions::any_model(), tail = HsaOptions::pretrained();
+  HsaOptions given = usual, without_rescoring = usual;
+  given.dense_until = 0;
+  without_rescoring.candidates = without_rescoring.top_k;
+  const AutoCase cases[] = {
+      {"any_model", usual, kFloat, Isa::kAvx2, 1024},
+      {"any_model", usual, kFloat, Isa::kAmx, 1024},
+      {"any_model", usual, kHalf, Isa::kAvx512BFloat16, 1024},
+      {"any_model", usual, kHalf, Isa::kAmx, 8192},
+      {"without rescoring", without_rescoring, kHalf, Isa::kAmx, 2048},
+      {"pretrained", tail, kFloat, Isa::kAmx, 4096},
+      {"pretrained", tail, kHalf, Isa::kAmx, 8192},
+      {"training", HsaOptions::training(), kHalf, Isa::kAmx, 1024},
+      {"paper", HsaOptions::paper(), kHalf, Isa::kAmx, 1024},
+      {"given", given, kHalf, Isa::kAmx, 0},
+  };
+  for (const AutoCase& c : cases) {
+    EXPECT_EQ(dense_until_of(c.options, c.type, c.isa), c.right) << c.name << " " << name_of(c.isa);
   }
 }
 
 TEST(Plan, FullAndLocalHaveNoLists) {
-  const PlanShape full = plan_shape({Pattern::kFull, true, {}}, 1, 1, 50, 40);
-  const PlanShape local = plan_shape({Pattern::kLocal, true, {}}, 1, 1, 900, 900);
+  const PlanShape full = plan_shape({Pattern::kFull, true, {}}, DType::kFloat32, 1, 1, 50, 40);
+  const PlanShape local = plan_shape({Pattern::kLocal, true, {}}, DType::kFloat32, 1, 1, 900, 900);
   EXPECT_EQ(full.slots(), 0);
   EXPECT_EQ(local.slots(), 0);
   for (Index i = 0; i < 50; ++i) EXPECT_EQ(full.near(full.position(i)), (Range{0, std::max<Index>(i - 9, 0)}));
   EXPECT_EQ(local.near(899), (Range{768, 900}));
-  const PlanShape both_sides = plan_shape({Pattern::kFull, false, {}}, 1, 1, 50, 40);
+  const PlanShape both_sides = plan_shape({Pattern::kFull, false, {}}, DType::kFloat32, 1, 1, 50, 40);
   for (Index i = 0; i < 50; ++i) EXPECT_EQ(both_sides.near(both_sides.position(i)), (Range{0, 40}));
 }
 
@@ -305,7 +335,7 @@ TEST(Coverage, SeesThatAFutureTokenIsAttended) {
 }
 
 TEST(Plan, DescribeCountsAttendedTokens) {
-  const PlanShape full = plan_shape({Pattern::kFull, true, {}}, 1, 1, 4, 4);
+  const PlanShape full = plan_shape({Pattern::kFull, true, {}}, DType::kFloat32, 1, 1, 4, 4);
   const std::string text = describe(PlanView(full, nullptr));
   EXPECT_NE(text.find("attended tokens: 2.5 on average, 4 at most"), std::string::npos) << text;
   EXPECT_EQ(text.find("listed"), std::string::npos) << text;

@@ -144,7 +144,7 @@ Attended attend(const Problem& p, const Tensors<float>& in, const NodeTensors<fl
   a.dnodes.k = a.dnodes.v = Tensor<float>(2, p.kv_heads, nodes.k.tokens, kDim);
   AttentionInputs inputs = in.inputs(p);
   inputs.pooled = nodes.views();
-  const std::vector<PlanShape> shapes = plan_shapes(p.options, p.kv_heads, kSequences);
+  const std::vector<PlanShape> shapes = plan_shapes(p.options, DType::kFloat32, p.kv_heads, kSequences);
   a.lists.resize(static_cast<std::size_t>(list_elements(shapes)));
   attention_forward(inputs, kSequences, p.options, {a.o.view(), a.lse.data()}, a.lists.data(), executor);
   AttentionGradients grads{a.dq.view(), a.dk.view(), a.dv.view()};
@@ -171,7 +171,7 @@ void expect_attended_alone(const Problem& p, Executor& executor) {
       if (b == 0 ? t >= 70 && t < 75 : t >= 1300) e = kNan;
     });
   }
-  const Index block = plan_shape(p.options, 1, 1, 1, kTokens).block;
+  const Index block = plan_shape(p.options, DType::kFloat32, 1, 1, 1, kTokens).block;
   const Tensor<float> none(2, p.kv_heads, most_pooled_nodes(kTokens, block, std::ssize(kSequences)), kDim);
   NodeTensors<float> nodes{none, none};
   const auto parameters = testing::random_parameters<float>(Pooler::kAttention, kDim, 0.3, 3);

@@ -105,13 +105,14 @@ TEST(SequenceChecks, CallsThatCannotBeAreRefusedAndWriteNothing) {
     }
     std::vector<PlanShape> shapes;
     for (const Sequence& s : c.sequences) {
-      shapes.push_back(plan_shape(p.options, 1, 1, std::max<Index>(0, s.queries.size()), s.keys.size()));
+      shapes.push_back(
+          plan_shape(p.options, DType::kFloat32, 1, 1, std::max<Index>(0, s.queries.size()), s.keys.size()));
     }
     EXPECT_EQ(backward(c.sequences, plans_of(shapes, nullptr)), std::string("attention_backward: ") + c.says);
     EXPECT_TRUE(same_bits(out, before));
   }
   EXPECT_EQ(backward(right, {}), "attention_backward: there are 0 plans for 1 sequences; each needs one");
-  const PlanView other(plan_shape(p.options, 1, 1, 6, 7), nullptr);
+  const PlanView other(plan_shape(p.options, DType::kFloat32, 1, 1, 6, 7), nullptr);
   EXPECT_EQ(backward(right, {&other, 1}),
             "attention_backward: the plan is for batch 1, kv_heads 1, queries 6, keys 7; the tensors have 1, 1, 6, 8 "
             "(sequence 0)");

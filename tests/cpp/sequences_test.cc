@@ -29,7 +29,7 @@ using Solve = std::function<Solution<T>(const Problem&, const Tensors<T>&, const
 // itself.
 template <class T>
 Solution<T> solve_each(const Problem& p, const Tensors<T>& in, const Sequences& sequences, Executor& executor) {
-  const auto shapes = plan_shapes(p.options, p.kv_heads, sequences);
+  const auto shapes = plan_shapes(p.options, DType::kFloat32, p.kv_heads, sequences);
   std::vector<std::int32_t> kept(static_cast<std::size_t>(list_elements(shapes)), -7);
   const auto plans = plans_of(shapes, kept.data());
   Solution<T> out;
@@ -66,7 +66,7 @@ Solution<T> honest(const Problem& p, const Tensors<T>& in, const Sequences& sequ
 template <class T>
 Solution<T> straddling(const Problem& p, const Tensors<T>& in, const Sequences& sequences) {
   Solution<T> out = honest(p, in, sequences);
-  const PlanShape rules = plan_shape(p.options, 1, p.kv_heads, 0, 0);
+  const PlanShape rules = plan_shape(p.options, DType::kFloat32, 1, p.kv_heads, 0, 0);
   for (const Sequence& s : sequences) {
     Sequence wider = s;
     wider.keys.begin -= wider.keys.begin % rules.block;
@@ -190,7 +190,7 @@ TEST(Sequences, EachHasTheBitsThatItHasAlone) {
   for_each_ragged(71, 14, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
     ASSERT_EQ(strangers<T>(p, in, sequences, honest<T>), 0);
     sequences_compared += std::ssize(sequences);
-    for (const PlanShape& s : plan_shapes(p.options, p.kv_heads, sequences)) {
+    for (const PlanShape& s : plan_shapes(p.options, DType::kFloat32, p.kv_heads, sequences)) {
       lists += s.slots() > 0 && s.queries > 0 && s.left(s.keys - 1).size() > s.slots();
     }
   });
@@ -207,7 +207,7 @@ TEST(Sequences, InFloat64Too) {
 TEST(Sequences, TheTestCatchesBlocksThatStraddle) {
   Index straddled = 0, caught = 0;
   for_each_ragged(73, 4, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
-    const Index block = plan_shape(p.options, 1, 1, 0, 0).block;
+    const Index block = plan_shape(p.options, DType::kFloat32, 1, 1, 0, 0).block;
     const Index expected = std::count_if(sequences.begin(), sequences.end(), [&](const Sequence& s) {
       return s.queries.size() > 0 && s.keys.begin % block != 0 && p.options.pattern != Pattern::kLocal;
     });

@@ -27,7 +27,7 @@ template <class T>
 Pass<T> pass_of(const Problem& p, const Tensors<T>& in, Executor& executor = serial_executor()) {
   Pass<T> out{Tensor<T>(p.batch, p.heads, p.queries, p.dim), {}, {}};
   out.lse.resize(static_cast<std::size_t>(p.batch * p.heads * p.queries));
-  const PlanShape shape = plan_shape(p.options, p.batch, p.kv_heads, p.queries, p.keys);
+  const PlanShape shape = plan_shape(p.options, DType::kFloat32, p.batch, p.kv_heads, p.queries, p.keys);
   out.lists.resize(static_cast<std::size_t>(shape.list_elements()));
   attention_forward(in.inputs(p), p.options, {out.o.view(), out.lse.data()}, out.lists.data(), executor);
   return out;

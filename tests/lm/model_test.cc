@@ -376,7 +376,7 @@ TEST(Spans, CoverTheTokensThatThePlanCounts) {
   options.hsa = small_model("hsa").attention.hsa;
   options.hsa.far_field = true;
   Plan plan;
-  plan.shape = plan_shape(options, 1, 1, kTokens, kTokens);
+  plan.shape = plan_shape(options, DType::kFloat32, 1, 1, kTokens, kTokens);
   plan.blocks.assign(static_cast<std::size_t>(kTokens * plan.shape.slots()), -1);
   for (Index p = 0; p < kTokens; ++p) {
     if (plan.shape.left(p).size() > 2) plan.blocks[static_cast<std::size_t>(p * plan.shape.slots())] = 2;

@@ -69,14 +69,27 @@ def test_a_plan_gives_the_same_bits_again():
     assert torch.equal(hsattn.attention(q, k, v, plan=plan), hsattn.attention(q, k, v, **SMALL))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_plan_knows_what_auto_was_for_its_type(dtype):
+    q, k, v = (x.to(dtype) for x in problem(1200, heads=2, kv_heads=1))
+    options = {**SMALL, "dense_until": None}
+    plan = hsattn.make_plan(q, k, **options)
+    assert plan.budgets.dense_until in (1024, 8192)
+    assert plan.levels(0, first=1199).min() == (0 if plan.budgets.dense_until > 1200 else -1)
+    plan.check()
+    assert torch.equal(hsattn.attention(q, k, v, plan=plan), hsattn.attention(q, k, v, **options))
+    with pytest.raises(TypeError, match="dense_until is 'auto'; it must be an int, or None for auto"):
+        hsattn.attention(q, k, v, dense_until="auto")
+
+
 def test_presets_are_options():
     q, k, v = problem(300, heads=6, kv_heads=2, dim=24)
     pretrained = hsattn.preset("pretrained")
     small = {**SMALL, **pretrained, "dense_until": 0}
     assert hsattn.preset("any_model") == {}
-    assert hsattn.preset("training") == {"candidates": 2048}
-    assert hsattn.preset("paper") == {"candidates": 512, "far_field": True}
-    assert pretrained == {"block": 2, "node": 8, "parts": 4, "tail": 0.5, "dense_until": 4096}
+    assert hsattn.preset("training") == {"candidates": 2048, "dense_until": 1024}
+    assert hsattn.preset("paper") == {"candidates": 512, "dense_until": 1024, "far_field": True}
+    assert pretrained == {"block": 2, "node": 8, "parts": 4, "tail": 0.5}
     with torch.no_grad():
         o = hsattn.attention(q, k, v, **small)
         cache = hsattn.Cache(kv_heads=2, dim=24, **small)

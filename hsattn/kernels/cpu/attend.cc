@@ -18,8 +18,8 @@ struct SequencePlan {
   SearchBudgets search;
   ListRule rule;
 
-  SequencePlan(const PlanOptions& options, Index kv_heads, Index queries, Index keys)
-      : shape(plan_shape(options, 1, kv_heads, queries, keys)),
+  SequencePlan(const PlanOptions& options, DType type, Index kv_heads, Index queries, Index keys)
+      : shape(plan_shape(options, type, 1, kv_heads, queries, keys)),
         needed(without_idle_search(shape)),
         search(budgets_of(needed, options)),
         rule(needed, options) {}
@@ -73,7 +73,7 @@ void attend(std::span<PackedHead> heads, Index kv_heads, const ConstView& q, con
   plans.reserve(static_cast<std::size_t>(q.batch));
   std::vector<CallKeys> rounded;
   for (Index i = 0; i < q.batch; ++i) {
-    plans.emplace_back(options, kv_heads, queries, heads[i * kv_heads].keys);
+    plans.emplace_back(options, q.dtype, kv_heads, queries, heads[i * kv_heads].keys);
     if (lists_by_rule(options.pattern)) continue;
     rounded.emplace_back(heads.subspan(i * kv_heads, kv_heads), plans.back().needed, plans.back().search, executor);
   }

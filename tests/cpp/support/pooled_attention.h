@@ -7,8 +7,12 @@
 
 namespace hsattn::testing {
 
-inline Index pooled_blocks(const Problem& p) { return plan_shape(p.options, 1, 1, 1, p.keys).blocks(); }
-inline Index nodes_of(const Problem& p) { return pooled_nodes(p.keys, plan_shape(p.options, 1, 1, 1, p.keys).block); }
+inline Index pooled_blocks(const Problem& p) {
+  return plan_shape(p.options, DType::kFloat32, 1, 1, 1, p.keys).blocks();
+}
+inline Index nodes_of(const Problem& p) {
+  return pooled_nodes(p.keys, plan_shape(p.options, DType::kFloat32, 1, 1, 1, p.keys).block);
+}
 
 /// Plan, outputs and gradients of a call with pooled nodes.
 template <class T>
