@@ -83,6 +83,7 @@ struct Scratch {
   float *tail_max = nullptr, *tail_sum = nullptr, *tail_o = nullptr;
   std::uint8_t* kept_lanes = nullptr;              // [5, capacity / 8]: of candidates' units; only with a tail
   Entry* cell_entries = nullptr;                   // [capacity / 8]: candidates of a cell; a byte for each position
+  std::uint8_t* unit_lanes = nullptr;              // [capacity / 8]: the bytes of one position
   std::vector<std::vector<Entry>> entries;         // [quads]
   std::vector<std::vector<FarEntry>> far_entries;  // [quads], the first far_counts[quad] of each; far field only
   std::vector<Index> far_counts;                   // [quads]

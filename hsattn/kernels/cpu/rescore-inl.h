@@ -75,23 +75,37 @@ static Index list_candidate_units(Cell& c, Index count) {
   return units;
 }
 
-// Lanes of the units in one vector that position p may choose.
-HSATTN_INLINE M lanes_of_entries(const Entry* e, int p) {
-  std::uint8_t bytes[2];
-  bytes[0] = static_cast<std::uint8_t>(e[0].lanes >> (8 * p));
-  bytes[1] = kLanes == 16 ? static_cast<std::uint8_t>(e[1].lanes >> (8 * p)) : 0;
-  return lanes_of(bytes);
+// The lanes of each unit that position p may choose: c.s.unit_lanes.
+static void find_unit_lanes(const Cell& c, int p, Index units) {
+  const Entry* entries = c.s.cell_entries;
+  std::uint8_t* lanes = c.s.unit_lanes;
+  for (Index u = 0; u < units; ++u) lanes[u] = static_cast<std::uint8_t>(entries[u].lanes >> (8 * p));
 }
 
-// The largest finite score that position p may choose.
-static float largest_score(const Cell& c, int p, const float* score, Index units) {
-  const Entry* entries = c.s.cell_entries;
-  F top = set1(kMasked);
-  for (Index u = 0; u < units; u += kUnitsPerVector) {
-    const F x = load(score + u * kUnit);
-    top = max_keep_nan(top, select(both(lanes_of_entries(entries + u, p), finite(x)), x, set1(kMasked)));
+// The largest score of lanes that may be chosen; of finite ones if asked for, else NaN count nothing.
+template <bool kFinite>
+static float largest_of_lanes(const Cell& c, const float* score, Index units) {
+  F top[kVectors];
+  for (F& t : top) t = set1(kMasked);
+  for (Index u = 0; u < units; u += kPanelUnits) {
+    for (int v = 0; v < kVectors; ++v) {
+      const F x = load(score + u * kUnit + v * kLanes);
+      M ok = lanes_of(c.s.unit_lanes + u + v * kUnitsPerVector);
+      if constexpr (kFinite) ok = both(ok, finite(x));
+      top[v] = max_keep_nan(select(ok, x, set1(kMasked)), top[v]);
+    }
   }
-  return max_of(reduce_max(top), -1.0e38F);
+  F all = top[0];
+  for (int v = 1; v < kVectors; ++v) all = max_keep_nan(all, top[v]);
+  return reduce_max(all);
+}
+
+// The largest finite score that the position of c.s.unit_lanes may choose.
+static float largest_score(const Cell& c, const float* score, Index units) {
+  constexpr float kLargest = 3.4e38F;
+  float top = largest_of_lanes<false>(c, score, units);
+  if (top > kLargest) top = largest_of_lanes<true>(c, score, units);
+  return max_of(top, -1.0e38F);
 }
 
 // The sum of the masses of units that position p may choose, as integers of 2^-20.
@@ -109,23 +123,24 @@ static std::int64_t sum_of_units(const Cell& c, int p, const float* unit_mass, I
   return total;
 }
 
-// Weights of one vector of scores, of unit u: of lanes that position p may choose and whose scores are finite.
+// Weights of one vector of scores, of unit u: of lanes that the position may choose and whose scores are finite.
 template <bool kHuge>
-HSATTN_INLINE F weights_of_lanes(const Cell& c, int p, Index u, F x, F m, F floor) {
-  const M ok = both(lanes_of_entries(c.s.cell_entries + u, p), finite(x));
+HSATTN_INLINE F weights_of_lanes(const Cell& c, Index u, F x, F m, F floor) {
+  const M ok = both(lanes_of(c.s.unit_lanes + u), finite(x));
   return select(ok, exp_minus<kHuge>(max_keep_nan(floor, x), m), zero());
 }
 
-// The sum of the weights of lanes that position p may choose, among those of units [begin, end), as integers of 2^-20.
+// The sum of the weights of lanes that the position may choose, among those of units [begin, end), as integers of
+// 2^-20.
 template <bool kHuge>
-static std::int64_t sum_of_lanes(const Cell& c, int p, const float* score, Index begin, Index end, float exponent) {
+static std::int64_t sum_of_lanes(const Cell& c, const float* score, Index begin, Index end, float exponent) {
   const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
   std::int64_t total = 0;
   for (Index u = begin; u < end; u += kPanelUnits) {
     I sum = int_zero();
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(score + u * kUnit + v * kLanes);
-      sum = int_add(sum, to_fixed_point(weights_of_lanes<kHuge>(c, p, u + v * kUnitsPerVector, x, m, floor)));
+      sum = int_add(sum, to_fixed_point(weights_of_lanes<kHuge>(c, u + v * kUnitsPerVector, x, m, floor)));
     }
     total += int_sum(sum);
   }
@@ -139,7 +154,7 @@ enum class MassOf { kUnits, kTokens };
 // count nothing. Returns the factor that normalises them. With kWhole, for a single head whose units are seen whole or
 // not at all, the factor is 1, and units that the position may not choose get rubbish. `out` may be `score`.
 template <MassOf kOf, bool kHuge, bool kWhole>
-static float unit_masses(const Cell& c, int p, const float* score, Index units, float exponent, float* out) {
+static float unit_masses(const Cell& c, const float* score, Index units, float exponent, float* out) {
   const F m = set1(exponent), floor = set1(negligible_below<kHuge>(exponent));
   std::int64_t total = 0;
   I sum = int_zero();
@@ -151,7 +166,7 @@ static float unit_masses(const Cell& c, int p, const float* score, Index units, 
       if constexpr (kWhole) {
         w = exp_minus<kHuge>(max_keep_nan(floor, x), m);
       } else {
-        w = weights_of_lanes<kHuge>(c, p, u + v * kUnitsPerVector, x, m, floor);
+        w = weights_of_lanes<kHuge>(c, u + v * kUnitsPerVector, x, m, floor);
         sum = int_add(sum, to_fixed_point(w));
       }
       weights[v] = w;
@@ -185,25 +200,25 @@ static float masses_of_plain_units(const Cell& c, int p, const float* score, Ind
     half_store(unit_mass + u, sums_of_units(weights));
   }
   const std::int64_t total =
-      sum_of_units(c, p, unit_mass, candidates) + sum_of_lanes<kHuge>(c, p, score, candidates, units, exponent);
+      sum_of_units(c, p, unit_mass, candidates) + sum_of_lanes<kHuge>(c, score, candidates, units, exponent);
   return total > 0 ? 1048576.0F / static_cast<float>(total) : 1.0F;
 }
 
 template <MassOf kOf>
 static float masses_of_row(const Cell& c, int p, const float* score, Index units, float* out,
                            float* largest = nullptr) {
-  const float top = largest_score(c, p, score, units), exponent = exponent_above(top);
+  const float top = largest_score(c, score, units), exponent = exponent_above(top);
   if (largest != nullptr) *largest = top;
   const bool huge = exponent > kHugeExponent || exponent < -kHugeExponent;
   const bool whole =
       c.job.shape.node >= kUnit && c.job.shape.tail == 0 && (c.job.shape.causal || c.job.shape.keys % kUnit == 0);
-  if (!normalised(c) && whole && !huge) return unit_masses<kOf, false, true>(c, p, score, units, exponent, out);
+  if (!normalised(c) && whole && !huge) return unit_masses<kOf, false, true>(c, score, units, exponent, out);
   if (nodes_are_units(c)) {
     return huge ? masses_of_plain_units<kOf, true>(c, p, score, units, exponent, out)
                 : masses_of_plain_units<kOf, false>(c, p, score, units, exponent, out);
   }
-  return huge ? unit_masses<kOf, true, false>(c, p, score, units, exponent, out)
-              : unit_masses<kOf, false, false>(c, p, score, units, exponent, out);
+  return huge ? unit_masses<kOf, true, false>(c, score, units, exponent, out)
+              : unit_masses<kOf, false, false>(c, score, units, exponent, out);
 }
 
 // Masses of the blocks of each candidate, of row `row` of the cell, whose scores become weights.
@@ -247,6 +262,7 @@ static void rescore(Cell& c) {
   }
   for (int p = 0; p < c.positions; ++p) {
     if ((c.active >> p & 1U) == 0) continue;
+    find_unit_lanes(c, p, units);
     float* mass = c.s.mass + p * c.s.capacity;
     const float* score = c.s.scores + p * c.job.group * c.s.capacity;
     if (!normalised(c) && !parts && units_of_node(c) == 1) {

@@ -92,6 +92,7 @@ void Scratch::take_search(Slab::Taker& take, const HeadJob& job) {
   take(spare, capacity + kDimAlign);
   take(unit_mass, capacity / kUnit + kUnit);
   take(cell_entries, capacity / kUnit + kUnit);
+  take(unit_lanes, capacity / kUnit + kUnit);
   for (std::int32_t** array : {&ids, &next_ids}) take(*array, capacity);
   for (std::uint8_t** array : {&may, &next_may, &chosen}) take(*array, capacity);
   take(q_int8, rows * job.packed->padded_dim);
