@@ -1,7 +1,10 @@
 #include "lm/pretrained/decoder.h"
 
+#include <functional>
+
 #include "lm/data/files.h"
 #include "lm/pretrained/row_kernels.h"
+#include "torch/csrc/stable/ops.h"
 
 namespace hsattn::lm {
 namespace {
@@ -54,16 +57,21 @@ void with_data(const Tensor& x, const Body& body) {
   }
 }
 
+// body(first, end) for parts of [0, count), at least `grain` of them each, on torch's threads. Not at::parallel_for,
+// which is compiled where it is called, and runs on one thread but with OpenMP's flags.
+void in_parallel(Index count, Index grain, const std::function<void(Index, Index)>& body) {
+  torch::stable::parallel_for(0, count, grain, body);
+}
+
 // x [1, inputs] of bfloat16 times the rows of `weight`.
 Tensor product_of_one_row(const Tensor& x, const Tensor& weight) {
-  constexpr int64_t kGrain = 64;  // rows that are worth a thread's start
+  constexpr Index kGrain = 64;  // rows that are worth a thread's start
   const int64_t outputs = weight.size(0), inputs = weight.size(1);
   const Tensor wide = x.to(at::kFloat).contiguous(), y = at::empty({1, outputs}, x.options());
   const auto* matrix = static_cast<const BFloat16*>(weight.const_data_ptr());
   auto* out = static_cast<BFloat16*>(y.mutable_data_ptr());
   const auto* in = wide.const_data_ptr<float>();
-  at::parallel_for(0, outputs, kGrain,
-                   [&](int64_t first, int64_t end) { vector_product(matrix, inputs, in, first, end, out); });
+  in_parallel(outputs, kGrain, [&](Index first, Index end) { vector_product(matrix, inputs, in, first, end, out); });
   return y;
 }
 
@@ -78,7 +86,7 @@ void for_chunks(Index rows, const Body& body) {
   for (Index first = 0; first < rows; first += kChunk) body(first, std::min(first + kChunk, rows));
 }
 
-constexpr int64_t kRowsForThread = 16;
+constexpr Index kRowsForThread = 16;
 
 }  // namespace
 
@@ -142,7 +150,7 @@ Tensor Decoder::norm(const Tensor& x, const Tensor& weight) const {
     const auto* w = static_cast<const T*>(weight.const_data_ptr());
     auto* to = static_cast<T*>(y.mutable_data_ptr());
     const Index width = x.size(1);
-    at::parallel_for(0, x.size(0), kRowsForThread, [&](int64_t first, int64_t end) {
+    in_parallel(x.size(0), kRowsForThread, [&](Index first, Index end) {
       normalize_rows(from + first * width, w, config_.norm_epsilon, end - first, width, to + first * width);
     });
   });
@@ -157,8 +165,8 @@ void Decoder::place(const Layer& layer, const RotaryTable& rotary, const Tensor&
     const auto normalize = [&](T* x, const Tensor& weight, Index count) {
       normalize_rows(x, static_cast<const T*>(weight.const_data_ptr()), config_.norm_epsilon, count, dim, x);
     };
-    at::parallel_for(0, qkv.size(0), kRowsForThread, [&](int64_t first, int64_t end) {
-      for (int64_t i = first; i < end; ++i) {
+    in_parallel(qkv.size(0), kRowsForThread, [&](Index first, Index end) {
+      for (Index i = first; i < end; ++i) {
         T* q = all + i * row;
         if (config_.head_norms)
           normalize(q, layer.query_norm, heads), normalize(q + heads * dim, layer.key_norm, kv_heads);
@@ -172,7 +180,7 @@ Tensor Decoder::gated(const Tensor& gate_up) const {
   const Tensor y = at::empty({gate_up.size(0), config_.inner}, gate_up.options());
   with_data(gate_up, [&]<class T>(const T* from) {
     auto* to = static_cast<T*>(y.mutable_data_ptr());
-    at::parallel_for(0, gate_up.size(0), kRowsForThread, [&](int64_t first, int64_t end) {
+    in_parallel(gate_up.size(0), kRowsForThread, [&](Index first, Index end) {
       gate_rows(from + 2 * first * config_.inner, end - first, config_.inner, to + first * config_.inner);
     });
   });
