@@ -19,7 +19,7 @@ constexpr Index kWidth = 32, kInner = 48, kLayers = 3, kVocabulary = 40;
 void write_model(const test::TemporaryFolder& folder) {
   folder.write("config.json", R"({"model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
     "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 40,
-    "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
     "tie_word_embeddings": true})");
   at::manual_seed(1);
   SafeTensors weights;
@@ -66,6 +66,30 @@ TEST(Decoder, StopsBetweenLayersAndReadsOnAsIfItHadNot) {
   past.observe(nullptr);
   past.crop(past.tokens());
   EXPECT_TRUE(at::equal(decoder.hidden(rest, past), decoder.hidden(rest, once)));
+}
+
+// Rows go through the layers by the thousand, and a single one on a path of its own.
+TEST(Decoder, ReadsLongPromptsAsItReadsTheirParts) {
+  const test::TemporaryFolder folder;
+  write_model(folder);
+  const std::string path = folder.file(".");
+  AttentionOptions options;
+  options.attention = "hsa";
+  for (const auto& [type, tolerance] : {std::pair{at::kFloat, 1e-4}, std::pair{at::kBFloat16, 0.1}}) {
+    Decoder decoder(read_pretrained_config(path), Weights(path), type);
+    at::manual_seed(2);
+    const at::Tensor tokens = at::randint(0, kVocabulary, {2100});
+    KeyValues once(std::vector<AttentionOptions>(kLayers, options)),
+        past(std::vector<AttentionOptions>(kLayers, options));
+    const at::Tensor whole = decoder.hidden(tokens, once).to(at::kFloat);
+    std::vector<at::Tensor> parts;
+    for (const Index end : {1, 700, 701, 2099, 2100}) {
+      parts.push_back(decoder.hidden(tokens.slice(0, past.tokens(), end), past).to(at::kFloat));
+    }
+    const at::Tensor apart = (at::cat(parts) - whole).abs();
+    EXPECT_LT(apart.mean().item<double>(), tolerance / 10) << type;
+    EXPECT_TRUE(type == at::kBFloat16 || apart.max().item<double>() < tolerance) << apart.max();
+  }
 }
 
 }  // namespace
