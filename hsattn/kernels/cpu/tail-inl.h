@@ -106,10 +106,12 @@ struct TailPanel {
     const int shift =
         __builtin_ctzll(static_cast<unsigned long long>(parts));  // to divide takes most of the loop's time
     const Units<float>& rows = tail_values(c.pyramid(), parts);
+    const Index last = (c.job.shape.keys + c.job.shape.part() - 1) / c.job.shape.part() - 1;  // part of a ragged node
     count = static_cast<int>(min_of<Index>(all - at, kPanel));
     units = (count + static_cast<int>(kUnit) - 1) / static_cast<int>(kUnit);
     for (int j = 0; j < count; ++j) {
-      values[j] = rows[Index{nodes.ids[(at + j) >> shift]} * parts + ((at + j) & (parts - 1))];
+      const Index row = Index{nodes.ids[(at + j) >> shift]} * parts + ((at + j) & (parts - 1));
+      values[j] = rows[min_of(row, last)];  // those behind the last weigh nothing
     }
     for (int j = count; j < units * static_cast<int>(kUnit); ++j) {
       values[j] = values[0];
