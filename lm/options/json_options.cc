@@ -3,6 +3,7 @@
 #include <set>
 
 #include "lm/data/files.h"
+#include "lm/options/untrusted_json.h"
 
 namespace hsattn::lm {
 namespace {
@@ -30,7 +31,7 @@ class Reader : public OptionVisitor {
 
   void check_all_known() const {
     for (const auto& [name, value] : object_.items()) {
-      if (!known_.contains(name)) throw FileError(what_ + ": unknown option \"" + name + "\"");
+      if (!known_.contains(name)) throw FileError(what_ + ": unknown option " + quoted(name));
     }
   }
 

@@ -29,6 +29,12 @@ Json in_our_words(const Json& options) {
 
 void set(AttentionOptions& options, const Json& named, const std::string& what) {
   if (!named.is_object()) throw FileError(what + " is no object");
+  for (const auto& [name, value] : named.items()) {
+    if (!value.is_string()) continue;
+    const auto text = value.get<std::string>();
+    if (quoted(text) == "\"" + text + "\"") continue;  // or what refuses it would show it as it is
+    throw FileError(concat(what, ": ", quoted(name), " is ", quoted(text), ", which no option can be"));
+  }
   from_json(in_our_words(named), options, what);
   try {
     check_attention_options(options);
