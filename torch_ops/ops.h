@@ -131,9 +131,11 @@ Tensor make_plan(const Tensor& q, const Tensor& k, const std::string& pattern, b
                  std::optional<double> scale, const std::optional<Tensor>& sequences,
                  const std::optional<Tensor>& pooled_k);
 
-/// Length of each list.
+/// The options of a preset.
 Budgets preset(const std::string& name);
+/// The longest past that is attended whole, which is a number for tensors of q's type if the budgets say auto.
 Index dense_until(const Tensor& q, const Budgets& budgets);
+/// Length of each list.
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets);
 
 /// At which level queries [first, first + count) of one head see each token, int8 [count, keys]: -1 not at all, 0 in

@@ -12,8 +12,8 @@ PlanView checked_plan(const char* who, const Tensor& lists, const std::string& p
   check(sizes.size() == 4, who, ": sizes has ", sizes.size(), " numbers; it must be batch, kv_heads, queries, keys");
   const PlanOptions options = options_from(pattern, causal, budgets);
   check(options.pattern != Pattern::kHsa || options.hsa.dense_until >= 0, who,
-        ": dense_until is -1 (auto), which takes the tensors' type; dense_until() says what it is for "
-        "them");
+        ": dense_until is -1 (auto), which takes the tensors' type; dense_until() says what it is "
+        "for them");
   const PlanShape shape = plan_shape(options, DType::kFloat32, sizes[0], sizes[1], sizes[2], sizes[3]);
   const PlanView plan = plan_view(who, shape, lists);
   check_plan(plan);

@@ -63,15 +63,20 @@ void in_parallel(Index count, Index grain, const std::function<void(Index, Index
   torch::stable::parallel_for(0, count, grain, body);
 }
 
-// x [1, inputs] of bfloat16 times the rows of `weight`.
-Tensor product_of_one_row(const Tensor& x, const Tensor& weight) {
+// out [1, outputs] = x [1, inputs] of bfloat16 times the rows of `weight`.
+void write_product_of_one_row(const Tensor& x, const Tensor& weight, const Tensor& out) {
   constexpr Index kGrain = 64;  // rows that are worth a thread's start
   const int64_t outputs = weight.size(0), inputs = weight.size(1);
-  const Tensor wide = x.to(at::kFloat).contiguous(), y = at::empty({1, outputs}, x.options());
+  const Tensor wide = x.to(at::kFloat).contiguous();
   const auto* matrix = static_cast<const BFloat16*>(weight.const_data_ptr());
-  auto* out = static_cast<BFloat16*>(y.mutable_data_ptr());
+  auto* y = static_cast<BFloat16*>(out.mutable_data_ptr());
   const auto* in = wide.const_data_ptr<float>();
-  in_parallel(outputs, kGrain, [&](Index first, Index end) { vector_product(matrix, inputs, in, first, end, out); });
+  in_parallel(outputs, kGrain, [&](Index first, Index end) { vector_product(matrix, inputs, in, first, end, y); });
+}
+
+Tensor product_of_one_row(const Tensor& x, const Tensor& weight) {
+  const Tensor y = at::empty({1, weight.size(0)}, x.options());
+  write_product_of_one_row(x, weight, y);
   return y;
 }
 
@@ -92,7 +97,7 @@ constexpr Index kRowsForThread = 16;
 
 void Decoder::Linear::write(const Tensor& x, const Tensor& out) const {
   if (one_row_of_bf16(x)) {
-    out.copy_(product_of_one_row(x, weight));
+    write_product_of_one_row(x, weight, out);
   } else {
     Tensor target = out;
     at::mm_out(target, x, weight.t());
