@@ -2,15 +2,16 @@
 
     ./run model
     .venv/bin/python bench/lost_perplexity.py models/smollm2-135m-instruct novel.txt,code.txt --length 8192 \
-        top_k=512 top_k=512,block=2,node=8,tail=0.5
+        top_k=512 top_k=512,block=2,node=8,tail=0.5 budgets.json
 
 Changes are in percent, over all positions and over the last half of a window, with standard errors over tokens: with
 one window of a text they say how sure the change is there, not on other texts. Every position is approximated
-(dense_until=0) unless a row says otherwise.
+(dense_until=0) unless a row says otherwise. A row that ends with .json is a file of `hsattn convert`.
 """
 
 import argparse
 import gzip
+import json
 import math
 import time
 from pathlib import Path
@@ -49,11 +50,20 @@ def windows_of(tokenizer, path, length, count):
     return windows
 
 
+def configuration_of(words):
+    """What a row says, as hsattn.hf.configure() takes it."""
+    options = json.loads(Path(words).read_text()) if words.endswith(".json") else options_of(words)
+    options.pop("measured", None)
+    return {"dense_until": 0} | options
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("texts", help="files, separated by commas: UTF-8, or the same as .gz")
-    parser.add_argument("rows", nargs="+", help="options of hsattn.attention(): top_k=512,block=2,...")
+    parser.add_argument(
+        "rows", nargs="+", help="options of hsattn.attention(): top_k=512,block=2,..., or a file of budgets"
+    )
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--windows", type=int, default=1, help="of each text")
     o = parser.parse_args()
@@ -67,7 +77,7 @@ def main():
         print(f"{path.name}: {o.windows} windows of {o.length} tokens, perplexity {full.mean().exp():.3f}", flush=True)
         model.set_attn_implementation("hsattn")
         for words in o.rows:
-            hsattn.hf.configure(model, **({"dense_until": 0} | options_of(words)))
+            hsattn.hf.configure(model, **configuration_of(words))
             begin = time.perf_counter()
             lost = torch.stack([losses(model, window) for window in windows]) - full
             halves = change(lost.flatten()), change(lost[:, o.length // 2 :].flatten())

@@ -9,6 +9,8 @@
 #include <sstream>
 #include <type_traits>
 
+#include "lm/options/lists.h"
+
 namespace hsattn::cli {
 namespace {
 
@@ -31,6 +33,14 @@ class Setter : public lm::OptionVisitor {
   }
   void operator()(const char* name, std::vector<std::string>& value, const char*) override {
     if (matches(name)) value.push_back(text());
+  }
+  void operator()(const char* name, std::vector<Index>& value, const char*) override {
+    if (!matches(name)) return;
+    try {
+      value = lm::parse_numbers(concat("--", name_), text());
+    } catch (const InvalidArgument& error) {
+      throw UsageError(error.what());
+    }
   }
   void operator()(const char* name, Index& value, const char*) override {
     if (matches(name)) value = number<Index>("a whole number");
@@ -111,6 +121,11 @@ class Lister : public lm::OptionVisitor {
 
   void operator()(const char* name, std::string& value, const char* help) override { add(name, value, help); }
   void operator()(const char* name, std::vector<std::string>&, const char* help) override { add(name, "", help); }
+  void operator()(const char* name, std::vector<Index>& value, const char* help) override {
+    std::ostringstream text;
+    for (std::size_t i = 0; i < value.size(); ++i) text << (i == 0 ? "" : ",") << value[i];
+    add(name, text.str(), help);
+  }
   void operator()(const char* name, Index& value, const char* help) override { add(name, std::to_string(value), help); }
   void operator()(const char* name, double& value, const char* help) override {
     std::ostringstream text;
@@ -163,6 +178,7 @@ class ListClearer : public lm::OptionVisitor {
  public:
   void operator()(const char*, std::string&, const char*) override {}
   void operator()(const char*, std::vector<std::string>& value, const char*) override { value.clear(); }
+  void operator()(const char*, std::vector<Index>&, const char*) override {}  // set as a whole
   void operator()(const char*, Index&, const char*) override {}
   void operator()(const char*, double&, const char*) override {}
   void operator()(const char*, bool&, const char*) override {}

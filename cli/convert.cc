@@ -23,7 +23,7 @@ Json to_json(const lm::Interval& interval) {
 }
 
 Json to_json(const lm::BudgetPoint& point) {
-  return {{"budget", point.uniform ? "uniform" : "by layer"},
+  return {{"budget", point.uniform ? "uniform" : "by head"},
           {"average_top_k", point.average},
           {"attended_last", point.attended.last},
           {"attended_average", point.attended.average},
@@ -47,14 +47,19 @@ Json to_json(const std::vector<std::string>& texts, const std::vector<lm::HeldOu
 void print_json(const lm::ConvertOptions& o, const lm::ConvertReport& r, std::ostream& out) {
   Json points = Json::array();
   for (const lm::BudgetPoint& point : r.points) points.push_back(to_json(point));
+  Json errors = Json::array();
+  for (const std::vector<lm::BudgetCurve>& layer : r.curves) {
+    errors.push_back(Json::array());
+    for (const lm::BudgetCurve& head : layer) errors.back().push_back({{"top_k", head.top_k}, {"errors", head.errors}});
+  }
   const Json json = {{"model", o.model},
                      {"out", o.out_file()},
-                     {"target", o.target_share()},
-                     {"holds", r.held(o.target_share())},
+                     {"target", o.average > 0 ? Json() : Json(o.target_share())},
+                     {"holds", o.average > 0 ? Json() : Json(r.held(o.target_share()))},
                      {"context", o.context},
                      {"texts", r.texts},
                      {"layers", r.layers},
-                     {"squeezed", r.squeezed},
+                     {"errors", errors},
                      {"points", points},
                      {"chosen", to_json(r.chosen)},
                      {"uniform", r.uniform ? to_json(*r.uniform) : Json()},
@@ -65,11 +70,15 @@ void print_json(const lm::ConvertOptions& o, const lm::ConvertReport& r, std::os
 
 std::string name_of_text(const std::string& path) { return std::filesystem::path(path).filename().string(); }
 
-void print_layers(const lm::ConvertOptions& o, const lm::ConvertReport& r, std::ostream& out) {
-  out << "layer   alone at top_k " << o.least << "   its top_k\n";
+// Of a head's share of all heads' errors at the least budget.
+void print_heads(const lm::ConvertOptions& o, const lm::ConvertReport& r, std::ostream& out) {
+  out << "layer   share of the error at top_k " << o.least << ", and top_k, of each key/value head\n";
   for (std::size_t i = 0; i < r.layers.size(); ++i) {
-    out << std::setw(5) << r.layers[i] << std::setw(17) << percent(r.squeezed[i], 3) << std::setw(12)
-        << r.chosen.top_k[i] << "\n";
+    out << std::setw(5) << r.layers[i];
+    for (std::size_t head = 0; head < r.curves[i].size(); ++head) {
+      out << std::setw(12) << percent(r.curves[i][head].errors.front(), 2) << std::setw(6) << r.chosen.top_k[i][head];
+    }
+    out << "\n";
   }
 }
 
@@ -77,7 +86,7 @@ void print_points(const lm::ConvertReport& r, std::ostream& out) {
   out << "\nbudget     top_k on average   attended at the end, on average   change of perplexity, " << r.texts.size()
       << " texts\n";
   for (const lm::BudgetPoint& p : r.points) {
-    out << (p.uniform ? "uniform " : "by layer") << std::setw(19) << fixed(p.average, 0) << std::setw(23)
+    out << (p.uniform ? "uniform" : "by head") << std::setw(19) << fixed(p.average, 0) << std::setw(23)
         << percent(p.attended.last) << std::setw(12) << percent(p.attended.average) << "  ";
     for (const double change : p.change) out << std::setw(10) << percent(change, 2);
     out << "\n";
@@ -100,20 +109,21 @@ void print_held_out(const std::string& name, const lm::ConvertReport& r, const l
 }
 
 void print_table(const lm::ConvertOptions& o, const lm::ConvertReport& r, std::ostream& out) {
-  print_layers(o, r, out);
+  print_heads(o, r, out);
   print_points(r, out);
   out << "\nchange of perplexity on " << o.windows << " held-out windows of " << o.context
       << " tokens of each text, with 95 % intervals\n";
-  print_held_out("by layer", r, r.chosen, r.chosen_held_out, out);
+  print_held_out("by head", r, r.chosen, r.chosen_held_out, out);
   if (r.uniform) {
     print_held_out("uniform, for comparison", r, *r.uniform, r.uniform_held_out, out);
   } else {
     out << "no uniform budget holds the target\n";
   }
+  out << "written: " << o.out_file() << "\n";
+  if (o.average > 0) return;  // nothing was to be held
   const double target = o.target_share();
   out << (r.held(target) ? "the target of " : "THE HELD-OUT WINDOWS MISS the target of ") << percent(target, 2)
-      << (r.held(target) ? " holds on them" : "; more --calibration windows, or a smaller --target, help") << "\n"
-      << "written: " << o.out_file() << "\n";
+      << (r.held(target) ? " holds on them" : "; more --calibration windows, or a smaller --target, help") << "\n";
 }
 
 int run(const Arguments& arguments, std::ostream& out) {
@@ -144,7 +154,7 @@ void print(std::ostream& out) {
 }  // namespace
 
 Command convert_command() {
-  return {"convert", "budgets for a pretrained model, layer by layer, without training",
+  return {"convert", "budgets for a pretrained model, head by head, without training",
           "  hsattn convert --model models/smollm2-135m-instruct --text prose.txt,code.jsonl --target 0.5%\n"
           "  hsattn convert --model MODEL --text texts --target 1% --context 8192 --out budgets.json --json\n",
           run, print};

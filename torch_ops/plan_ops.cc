@@ -45,7 +45,8 @@ void map_position(const PlanShape& shape, Index position, std::span<const std::i
 Budgets preset(const std::string& name) { return budgets_of(preset_from_name(name)); }
 
 Index plan_slots(const std::string& pattern, bool causal, const Budgets& budgets) {
-  return plan_shape(options_from(pattern, causal, budgets), DType::kFloat32, 0, 0, 0, 0).slots();
+  const PlanOptions options = options_from(pattern, causal, budgets);
+  return plan_shape(options, DType::kFloat32, 0, std::ssize(options.hsa.head_top_k), 0, 0).slots();
 }
 
 Index dense_until(const Tensor& q, const Budgets& budgets) {

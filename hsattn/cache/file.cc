@@ -23,7 +23,7 @@ static_assert(std::endian::native == std::endian::little, "the file is written a
 
 constexpr char kMagic[] = {'h', 's', 'a', 't', 't', 'n', 'k', 'v'};
 constexpr Index kVersion = 1;
-constexpr Index kMostBudgets = 1024, kMostSequences = Index{1} << 32;
+constexpr Index kMostHeads = Index{1} << 20, kMostBudgets = kMostHeads + 1024, kMostSequences = Index{1} << 32;
 constexpr std::array kTypes = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
 constexpr Index kUnset = 2;
 
@@ -79,7 +79,7 @@ CacheOptions read_options(Reader& file) {
   const Index version = file.number("version", 0, kAny);
   file.require(version == kVersion, "version is ", version, "; ", kVersion, " is right");
   CacheOptions o;
-  o.kv_heads = file.number("kv_heads", 1, Index{1} << 20);
+  o.kv_heads = file.number("kv_heads", 1, kMostHeads);
   o.dim = file.number("dim", 8, 256);
   o.dtype = kTypes[static_cast<std::size_t>(file.number("dtype", 0, std::ssize(kTypes) - 1))];
   o.page = file.number("page", 64, 65536);

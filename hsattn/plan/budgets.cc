@@ -10,7 +10,7 @@ namespace {
 
 constexpr double kMillion = 1e6;
 
-// The one definition of the order.
+// The one definition of the order; head_top_k follows.
 template <class Options, class Each>
 void for_each_budget(Options& o, const Each& each) {
   each("window", o.window);
@@ -56,7 +56,7 @@ std::string wrong_count(std::size_t found, std::size_t right) {
   HsaOptions options;
   std::string names;
   for_each_budget(options, [&](const char* name, const auto&) { names += concat(names.empty() ? "" : ", ", name); });
-  return concat("budgets: there are ", found, " numbers; there must be ", right, ": ", names);
+  return concat("budgets: there are ", found, " numbers; there must be at least ", right, ": ", names);
 }
 
 }  // namespace
@@ -64,6 +64,7 @@ std::string wrong_count(std::size_t found, std::size_t right) {
 std::vector<Index> budgets_of(const HsaOptions& options) {
   std::vector<Index> budgets;
   for_each_budget(options, [&](const char*, const auto& value) { budgets.push_back(number_of(value)); });
+  budgets.insert(budgets.end(), options.head_top_k.begin(), options.head_top_k.end());
   return budgets;
 }
 
@@ -75,9 +76,10 @@ HsaOptions options_of_budgets(std::span<const Index> budgets) {
   HsaOptions options;
   std::size_t count = 0;
   for_each_budget(options, [&](const char*, const auto&) { ++count; });
-  if (budgets.size() != count) throw InvalidArgument(wrong_count(budgets.size(), count));
+  if (budgets.size() < count) throw InvalidArgument(wrong_count(budgets.size(), count));
   auto number = budgets.begin();
   for_each_budget(options, [&](const char* name, auto& value) { read(name, *number++, value); });
+  options.head_top_k.assign(number, budgets.end());
   return options;
 }
 

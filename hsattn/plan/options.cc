@@ -81,6 +81,7 @@ void check_options(const PlanOptions& options) {
   const HsaOptions& o = options.hsa;
   check_budget("window", o.window, 0);
   check_budget("top_k", o.top_k, 1);
+  for (const Index own : o.head_top_k) check_budget("a head's top_k", own, 1);
   check_budget("candidates", o.candidates, 0);
   check_budget("sinks", o.sinks, 0);
   check_budget("top_nodes", o.top_nodes, 1);
@@ -95,15 +96,16 @@ void check_options(const PlanOptions& options) {
   check(o.node == 0 || (o.node >= o.block && o.node <= 64 && (o.node & (o.node - 1)) == 0), "options: node is ", o.node,
         ", block is ", o.block, "; node must be 0 (block) or a power of two from block to 64");
   const bool searches = options.pattern == Pattern::kHsa;
-  check(!searches || o.node <= o.block || o.candidates > o.top_k, "options: node is ", o.node, ", block is ", o.block,
+  const Index top_k = o.largest_top_k();
+  check(!searches || o.node <= o.block || o.candidates > top_k, "options: node is ", o.node, ", block is ", o.block,
         "; to keep single blocks of a node takes rescoring, and candidates, ", o.candidates, ", must be above top_k, ",
-        o.top_k);
+        top_k);
   check(!searches || o.node <= o.block || !o.far_field, "options: node is ", o.node, ", block is ", o.block,
         ", and the far field is on; it is made of whole nodes, so node must be 0 or block");
   check(o.tail == 0 || (o.tail >= 1e-6 && o.tail <= 1), "options: tail is ", o.tail,
         "; it must be 0 (off) or a share from a millionth to 1");
-  check(!searches || o.tail == 0 || o.candidates > o.top_k, "options: tail is ", o.tail,
-        "; it is what rescoring rejects, so candidates, ", o.candidates, ", must be above top_k, ", o.top_k);
+  check(!searches || o.tail == 0 || o.candidates > top_k, "options: tail is ", o.tail,
+        "; it is what rescoring rejects, so candidates, ", o.candidates, ", must be above top_k, ", top_k);
   check(!searches || o.tail == 0 || !o.far_field, "options: tail is ", o.tail,
         ", and the far field is on; what is rejected would be seen twice, so one of them must be off");
   check(o.parts >= 1 && o.parts <= 64 && (o.parts & (o.parts - 1)) == 0, "options: parts is ", o.parts,

@@ -1,6 +1,7 @@
 // What a caller asks for: a pattern and its budgets. Names are the same in C++, Python and on the command line.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,18 @@ struct HsaOptions {
                     ///< millionths up to 1; 0: what is rejected is not seen. No gradient passes through it
   Index parts = 1;  ///< equal parts of the smallest nodes that are scored, and stand in a tail, by means of their own:
                     ///< a power of two up to node; 1: the node as a whole
+  std::vector<Index> head_top_k = {};  ///< of each key/value head, in the place of top_k; empty: top_k for all. Lists
+                                       ///< have room for the largest, which all else (beam, dense_until) goes by
 
   bool operator==(const HsaOptions&) const = default;
+
+  Index top_k_of(Index kv_head) const {
+    return head_top_k.empty() ? top_k : head_top_k.at(static_cast<std::size_t>(kv_head));
+  }
+  /// Of all heads.
+  Index largest_top_k() const {
+    return head_top_k.empty() ? top_k : *std::max_element(head_top_k.begin(), head_top_k.end());
+  }
 
   /// The defaults: work on any model without training.
   static HsaOptions any_model() { return {}; }

@@ -182,7 +182,7 @@ Index dense_until_of(const HsaOptions& o, DType type, Isa isa) {
   if (o.dense_until >= 0) return o.dense_until;
   const Index usual = o.tail > 0 ? std::max(kUsual, o.candidates) : kUsual;
   if (type != DType::kBFloat16 || isa != Isa::kAmx) return usual;
-  return std::max(usual, o.candidates > o.top_k ? kTiles : kTilesWithoutRescoring);
+  return std::max(usual, o.candidates > o.largest_top_k() ? kTiles : kTilesWithoutRescoring);
 }
 
 PlanShape plan_shape(const PlanOptions& options, DType type, Index batch, Index kv_heads, Index queries, Index keys) {
@@ -202,7 +202,7 @@ PlanShape plan_shape(const PlanOptions& options, DType type, Index batch, Index 
     if (pattern.rule == nullptr)
       s.node = std::max(s.block, o.levels > 0 ? std::min(o.node, Index{1} << o.levels) : o.node);
     s.sinks = ceil_div(o.sinks, s.node) * s.blocks_of_node();
-    s.kept = ceil_div(o.top_k, s.block);
+    s.kept = ceil_div(pattern.rule == nullptr ? o.largest_top_k() : o.top_k, s.block);
   }
   check_shape(s);
   if (!pattern.lists) return s;
@@ -210,6 +210,8 @@ PlanShape plan_shape(const PlanOptions& options, DType type, Index batch, Index 
     s.global_tokens = pattern.global_tokens && !s.causal ? s.sinks * s.block : 0;
     return s;
   }
+  check(o.head_top_k.empty() || std::ssize(o.head_top_k) == kv_heads, "options: head_top_k has ", o.head_top_k.size(),
+        " numbers; there must be one for each key/value head, ", kv_heads);
   s.dense_until = std::max(dense_until_of(o, type), s.slots() * s.block);
   s.far_field = o.far_field;
   s.far_levels = o.levels > 0 ? o.levels - log2_exact(s.block) : kNoLevelLimit;

@@ -33,7 +33,8 @@ struct PlanShape {
   Index window = 0;       ///< near tokens; at least `keys` for full attention
   Index dense_until = 0;  ///< past tokens up to which a position attends everything; 0 if nothing is selected
   Index sinks = 0;        ///< first blocks that are always attended, as a count of blocks; whole nodes
-  Index kept = 0;         ///< listed blocks of each position besides sinks; at most so many with a mass budget
+  Index kept = 0;  ///< listed blocks of each position besides sinks; with a mass budget, and of heads with a smaller
+                   ///< budget of their own, there are fewer
   bool far_field = false;
   Index far_levels = 0;              ///< tallest far node: 2^far_levels blocks
   Pooling pooling = Pooling::kMean;  ///< of far nodes

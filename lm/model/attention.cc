@@ -133,7 +133,8 @@ Tensor standard_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
 }  // namespace
 
 double average_near_tokens(const PlanOptions& options, DType type, Index tokens) {
-  const PlanShape shape = plan_shape(options, type, 1, 1, tokens, tokens);
+  const Index heads = std::max<Index>(1, std::ssize(options.hsa.head_top_k));
+  const PlanShape shape = plan_shape(options, type, 1, heads, tokens, tokens);
   double sum = 0;
   for (Index p = 0; p < tokens; ++p) sum += static_cast<double>(shape.near(p).size());
   return sum / static_cast<double>(std::max<Index>(tokens, 1));

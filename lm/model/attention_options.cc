@@ -50,6 +50,8 @@ void AttentionOptions::visit_budgets(OptionVisitor& option) {
          "tokens of the smallest nodes of the search; 0: block. If more, single blocks of them are kept");
   option("tail", hsa.tail, "share of what rescoring rejects that mean values stand for; not in training");
   option("parts", hsa.parts, "parts of the smallest nodes that are scored by means of their own");
+  option("head_top_k", hsa.head_top_k,
+         "of each key/value head, in the place of top_k: numbers with commas; none: top_k");
   option("mass", hsa.mass, "0: top_k tokens; else the share of the attention that is enough, with at most top_k");
   option("min_top_k", hsa.min_top_k, "with mass: selected tokens that are attended in any case");
   option("stride", hsa.stride, "of sparse_transformer, in tokens; 0: what top_k needs to reach all of the past");

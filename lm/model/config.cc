@@ -46,6 +46,9 @@ void check_model_config(const ModelConfig& c) {
   check(c.vocabulary >= 2 && c.vocabulary <= 1 << 20, "vocabulary is ", c.vocabulary, "; 2 to 1048576 is right");
   check(c.rope_base > 1, "rope_base is ", c.rope_base, "; more than 1 is right");
   check_attention_options(c.attention);
+  const std::vector<Index>& budgets = c.attention.hsa.head_top_k;
+  check(budgets.empty() || std::ssize(budgets) == c.key_heads(), "head_top_k has ", budgets.size(),
+        " numbers; there are ", c.key_heads(), " key/value heads");
 }
 
 }  // namespace hsattn::lm

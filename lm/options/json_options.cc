@@ -12,6 +12,7 @@ class Writer : public OptionVisitor {
  public:
   void operator()(const char* name, std::string& value, const char*) override { object[name] = value; }
   void operator()(const char* name, std::vector<std::string>& value, const char*) override { object[name] = value; }
+  void operator()(const char* name, std::vector<Index>& value, const char*) override { object[name] = value; }
   void operator()(const char* name, Index& value, const char*) override { object[name] = value; }
   void operator()(const char* name, double& value, const char*) override { object[name] = value; }
   void operator()(const char* name, bool& value, const char*) override { object[name] = value; }
@@ -25,6 +26,7 @@ class Reader : public OptionVisitor {
 
   void operator()(const char* name, std::string& value, const char*) override { read(name, value); }
   void operator()(const char* name, std::vector<std::string>& value, const char*) override { read(name, value); }
+  void operator()(const char* name, std::vector<Index>& value, const char*) override { read(name, value); }
   void operator()(const char* name, Index& value, const char*) override { read(name, value); }
   void operator()(const char* name, double& value, const char*) override { read(name, value); }
   void operator()(const char* name, bool& value, const char*) override { read(name, value); }

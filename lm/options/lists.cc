@@ -18,18 +18,23 @@ std::vector<std::string> split_list(const std::string& text) {
   return words;
 }
 
-std::vector<Index> parse_lengths(const std::string& text) {
-  std::vector<Index> lengths;
-  const char *at = text.data(), *end = at + text.size();
-  while (at < end) {
-    Index length = 0;
-    const auto [stop, error] = std::from_chars(at, end, length);
-    check(error == std::errc() && length >= 1 && length <= 1 << 26 && (stop == end || *stop == ','), "lengths is ",
-          text, "; whole numbers from 1 to 67108864, separated by commas, are right");
-    lengths.push_back(length);
-    at = stop + 1;
+std::vector<Index> parse_numbers(const std::string& name, const std::string& text) {
+  std::vector<Index> numbers;
+  if (text.empty()) return numbers;
+  for (const std::string& word : split_list(text)) {
+    const char* end = word.data() + word.size();
+    const auto [stop, error] = std::from_chars(word.data(), end, numbers.emplace_back());
+    check(error == std::errc() && stop == end, name, " is ", text, "; whole numbers, separated by commas, are right");
   }
+  return numbers;
+}
+
+std::vector<Index> parse_lengths(const std::string& text) {
+  const std::vector<Index> lengths = parse_numbers("lengths", text);
   check(!lengths.empty(), "lengths is empty; whole numbers, separated by commas, are right");
+  for (const Index length : lengths) {
+    check(length >= 1 && length <= 1 << 26, "lengths is ", text, "; whole numbers from 1 to 67108864 are right");
+  }
   return lengths;
 }
 

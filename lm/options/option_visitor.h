@@ -13,6 +13,7 @@ class OptionVisitor {
   virtual ~OptionVisitor() = default;
   virtual void operator()(const char* name, std::string& value, const char* help) = 0;
   virtual void operator()(const char* name, std::vector<std::string>& value, const char* help) = 0;
+  virtual void operator()(const char* name, std::vector<Index>& value, const char* help) = 0;
   virtual void operator()(const char* name, Index& value, const char* help) = 0;
   virtual void operator()(const char* name, double& value, const char* help) = 0;
   virtual void operator()(const char* name, bool& value, const char* help) = 0;

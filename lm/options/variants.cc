@@ -20,6 +20,9 @@ class TextSetter : public OptionVisitor {
   void operator()(const char* name, std::vector<std::string>& value, const char*) override {
     if (matches(name)) value = split_list(text_);
   }
+  void operator()(const char* name, std::vector<Index>& value, const char*) override {
+    if (matches(name)) value = parse_numbers(name_, text_);
+  }
   void operator()(const char* name, Index& value, const char*) override {
     if (matches(name)) value = number<Index>("a whole number");
   }

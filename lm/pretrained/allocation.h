@@ -1,4 +1,4 @@
-// Budgets for the layers of a pretrained model: how a total is shared out, and how small it may be. No torch here.
+// Budgets for the heads of a pretrained model: how a total is shared out, and how small it may be. No torch here.
 #pragma once
 
 #include <functional>
@@ -9,19 +9,25 @@
 
 namespace hsattn::lm {
 
-/// What a layer's top_k may be: multiples of `block` from `least` to `most`.
+/// What a head's top_k may be: multiples of `block` from `least` to `most`.
 struct BudgetRange {
   Index least = 64, most = 2048, block = 8;
 };
 
-/// top_k of each layer, proportional to `weights` (not negative, one above 0) as far as the range allows, `average` on
-/// average up to rounding to blocks.
-std::vector<Index> allocate_budgets(const std::vector<double>& weights, double average, const BudgetRange& range);
+/// What budgets cost a head; between them the error is a power of the budget, beyond them it goes on as it did.
+struct BudgetCurve {
+  std::vector<Index> top_k;    ///< ascending
+  std::vector<double> errors;  ///< of each, in a measure that adds up over heads
+};
 
-/// Weights for allocate_budgets(): the roots of `losses`, of which squeezing each layer alone costs one. With loss_i /
-/// K for a layer of budget K, the sum over layers at a given total is smallest where K goes with the root of loss_i.
-/// What is not above noise gets the root of a ten-thousandth of the largest.
-std::vector<double> budget_weights(const std::vector<double>& losses);
+/// Budgets for curves: from `least` to `most`, doubling.
+std::vector<Index> doubling_budgets(const BudgetRange& range);
+
+/// top_k of each head: those with the smallest sum of errors among all that are `average` on average, up to rounding.
+std::vector<Index> allocate_budgets(const std::vector<BudgetCurve>& curves, double average, const BudgetRange& range);
+
+/// `average` for each of `heads`, rounded to the range.
+std::vector<Index> equal_budgets(Index heads, double average, const BudgetRange& range);
 
 /// The smallest value of [least, most] for which `holds`, up to a factor of (most / least)^(1 / 2^steps): `steps`
 /// halvings of the logarithm after both ends. `holds` is taken to be monotone. Nothing if not even `most` holds.

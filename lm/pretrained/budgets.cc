@@ -13,21 +13,30 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr int kDepth = 16;
 
+Json in_our_words(const std::string& name, const Json& value) {
+  if (name == "levels" && value == "auto") return 0;
+  if (!value.is_null()) return value;
+  if (name == "beam" || name == "stride" || name == "node") return 0;
+  if (name == "dense_until") return -1;
+  return name == "head_top_k" ? Json::array() : value;
+}
+
 // Python's names and values to ours.
 Json in_our_words(const Json& options) {
   Json renamed = Json::object();
   for (const auto& [name, value] : options.items()) {
-    const bool automatic =
-        (name == "levels" && value == "auto") || (value.is_null() && (name == "beam" || name == "stride"));
-    const bool automatic_dense = name == "dense_until" && value.is_null();
-    if (name != "layers") {
-      renamed[name == "pattern" ? "attention" : name] = automatic ? Json(0) : automatic_dense ? Json(-1) : value;
-    }
+    if (name != "layers") renamed[name == "pattern" ? "attention" : name] = in_our_words(name, value);
   }
   return renamed;
 }
 
-void set(AttentionOptions& options, const Json& named, const std::string& what) {
+void check_head_budgets(const PretrainedConfig& config, const AttentionOptions& o) {
+  const std::vector<Index>& budgets = o.hsa.head_top_k;
+  check(budgets.empty() || std::ssize(budgets) == config.kv_heads, "head_top_k has ", budgets.size(),
+        " numbers; the model has ", config.kv_heads, " key/value heads");
+}
+
+void set(const PretrainedConfig& config, AttentionOptions& options, const Json& named, const std::string& what) {
   if (!named.is_object()) throw FileError(what + " is no object");
   for (const auto& [name, value] : named.items()) {
     if (!value.is_string()) continue;
@@ -39,6 +48,7 @@ void set(AttentionOptions& options, const Json& named, const std::string& what) 
   try {
     check_attention_options(options);
     check_pretrained_attention(options);
+    check_head_budgets(config, options);
   } catch (const InvalidArgument& error) {
     throw FileError(what + ": " + error.what());
   }
@@ -67,7 +77,7 @@ void set_budgets(std::string_view text, const std::string& what, PretrainedConfi
 }
 
 void set_model_budgets(const PretrainedConfig& config, AttentionOptions& options) {
-  if (!config.budgets.is_null()) set(options, config.budgets, config.budgets_source);
+  if (!config.budgets.is_null()) set(config, options, config.budgets, config.budgets_source);
 }
 
 std::vector<AttentionOptions> layer_attention(const PretrainedConfig& config, const AttentionOptions& base,
@@ -85,13 +95,14 @@ std::vector<AttentionOptions> layer_attention(const PretrainedConfig& config, co
         throw FileError(
             concat(config.budgets_source, ": layers names ", quoted(name), "; there are 0 to ", layers - 1));
       }
-      set(all[layer], options, concat(config.budgets_source, ": layer ", layer));
+      set(config, all[layer], options, concat(config.budgets_source, ": layer ", layer));
     }
   }
   for (std::size_t i = 0; i < layers; ++i) {
     if (config.windows[i] > 0) all[i] = sliding(config.windows[i]);
     check_attention_options(all[i]);
     check_pretrained_attention(all[i]);
+    check_head_budgets(config, all[i]);
   }
   return all;
 }

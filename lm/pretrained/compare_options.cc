@@ -43,6 +43,17 @@ void check_compare_options(const CompareOptions& o) {
   }
 }
 
+namespace {
+
+// Over heads, in whole blocks.
+Index average_top_k(const HsaOptions& o) {
+  Index sum = 0, heads = std::max<Index>(1, std::ssize(o.head_top_k));
+  for (Index head = 0; head < heads; ++head) sum += round_up(o.top_k_of(head), o.block);
+  return round_up(ceil_div(sum, heads), o.block);
+}
+
+}  // namespace
+
 std::vector<AttentionOptions> layers_of_row(const std::string& name, const PretrainedConfig& config,
                                             const std::vector<AttentionOptions>& hsa) {
   std::vector<AttentionOptions> layers = hsa;
@@ -50,10 +61,12 @@ std::vector<AttentionOptions> layers_of_row(const std::string& name, const Pretr
   for (std::size_t i = 0; i < layers.size(); ++i) {
     if (config.windows[i] > 0 || name == "hsa") continue;
     if (layers[i].attention == "full" && !everything) continue;  // so does the model's budget
+    const HsaOptions& own = hsa[i].hsa;
+    const Index top_k = average_top_k(own);
     if (name == "local" && layers[i].attention == "hsa") {
-      const HsaOptions& own = hsa[i].hsa;
-      layers[i].hsa.window = own.window + round_up(own.sinks, own.block) + round_up(own.top_k, own.block);
+      layers[i].hsa.window = own.window + round_up(own.sinks, own.block) + top_k;
     }
+    layers[i].hsa.top_k = top_k;  // of patterns that know no budgets of heads
     layers[i].attention = name;
   }
   return layers;

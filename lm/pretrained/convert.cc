@@ -36,7 +36,7 @@ struct Budgets : Options {
   AttentionOptions attention;
 };
 
-// What `base` has other than the library's defaults, in the words of kBudgetsFile; top_k is each layer's own.
+// What `base` has other than the library's defaults, in the words of kBudgetsFile; top_k is each head's own.
 Json other_options(const AttentionOptions& base) {
   AttentionOptions defaults;
   defaults.preset = "any_model";
@@ -45,7 +45,8 @@ Json other_options(const AttentionOptions& base) {
   const Json all = to_json(ours), usual = to_json(theirs);
   Json others = Json::object();
   for (const auto& [name, value] : all.items()) {
-    if (name != "preset" && name != "top_k" && value != usual.at(name)) others[name] = value;
+    const bool found = name == "top_k" || name == "head_top_k";
+    if (name != "preset" && !found && value != usual.at(name)) others[name] = value;
   }
   return others;
 }
@@ -75,6 +76,7 @@ class Converter {
         texts_(read_texts()),
         known_(options.out_file() + ".partial", fingerprint(options, runtime.precision(), texts_)) {
     for (std::size_t i = 0; i < base_.size(); ++i) {
+      base_[i].hsa.head_top_k.clear();
       // As long as elsewhere, where this processor would attend more: what is found is for any.
       base_[i].hsa.dense_until = dense_until_of(base_[i].hsa, DType::kFloat32);
       if (runtime.config().windows[i] == 0) report_.layers.push_back(static_cast<Index>(i));
@@ -84,18 +86,22 @@ class Converter {
     range_ = {options.least,
               options.most > 0 ? options.most : std::max(options.attention.hsa.candidates / 2, options.least),
               options.attention.hsa.block};
-    steps_.expect(4 + std::ssize(report_.layers) + 2 * (2 + options.steps));  // measurements, at most
+    steps_.expect(4 + std::ssize(texts_) * options.calibration +
+                  2 * (options.average > 0 ? 1 : 2 + options.steps));  // at most
   }
 
   ConvertReport run() {
     measure_full();
-    for (const Index layer : report_.layers) {
-      report_.squeezed.push_back(worst_change(measure(concat("layer ", layer), squeezed(layer))));
+    measure_heads();
+    if (options_.average > 0) {
+      report_.chosen = measured_point(static_cast<double>(options_.average), /*uniform=*/false);
+      report_.uniform = measured_point(static_cast<double>(options_.average), /*uniform=*/true);
+    } else {
+      const auto chosen = smallest(/*uniform=*/false);
+      if (!chosen) refuse();
+      report_.chosen = *chosen;
+      report_.uniform = smallest(/*uniform=*/true);
     }
-    const auto chosen = smallest(budget_weights(report_.squeezed), /*uniform=*/false);
-    if (!chosen) refuse();
-    report_.chosen = *chosen;
-    report_.uniform = smallest(std::vector<double>(report_.layers.size(), 1), /*uniform=*/true);
     measure_held_out();
     write();
     known_.remove();
@@ -153,17 +159,59 @@ class Converter {
     return layers;
   }
 
-  std::vector<AttentionOptions> squeezed(Index layer) const {
-    std::vector<AttentionOptions> layers = with_pattern("full");
-    layers[static_cast<std::size_t>(layer)].attention = "hsa";
-    layers[static_cast<std::size_t>(layer)].hsa.top_k = options_.least;
-    return layers;
+  // Of each text, as shares of what its heads lose together at the least budget: texts count the same.
+  void measure_heads() {
+    const std::vector<Index> budgets = doubling_budgets(range_);
+    const Index heads = runtime_.config().kv_heads;
+    report_.curves.assign(
+        report_.layers.size(),
+        std::vector<BudgetCurve>(static_cast<std::size_t>(heads), {budgets, std::vector<double>(budgets.size(), 0.0)}));
+    for (std::size_t text = 0; text < texts_.size(); ++text) {
+      std::vector<double> sum;
+      for (std::size_t window = 0; window < texts_[text].calibration.size(); ++window) {
+        const std::vector<double> errors = errors_of_heads(text, window, budgets);
+        sum.resize(errors.size(), 0.0);
+        for (std::size_t i = 0; i < errors.size(); ++i) sum[i] += errors[i];
+      }
+      double all = 0;
+      for (std::size_t i = 0; i < sum.size(); i += budgets.size()) all += sum[i];
+      auto error = sum.begin();
+      const double share = all > 0 ? 1 / all / static_cast<double>(texts_.size()) : 0;
+      for_each_error([&](double& to) { to += share * *error++; });
+    }
   }
 
-  std::vector<AttentionOptions> with_budgets(const std::vector<Index>& top_k) const {
+  template <class Body>
+  void for_each_error(const Body& body) {
+    for (std::vector<BudgetCurve>& layer : report_.curves) {
+      for (BudgetCurve& head : layer) {
+        for (double& error : head.errors) body(error);
+      }
+    }
+  }
+
+  // [layers][kv_heads][budgets] of one calibration window.
+  std::vector<double> errors_of_heads(std::size_t text, std::size_t window, const std::vector<Index>& budgets) {
+    const std::string name = concat("errors of heads: text ", text, ", window ", window);
+    steps_.advance();
+    if (const std::vector<double>* found = known_.find(name)) return *found;
+    steps_.say(name);
+    const auto curves =
+        runtime_.head_errors(texts_[text].calibration[window], base_, budgets, [&] { steps_.stop_if_asked(); });
+    std::vector<double> errors;
+    for (const Index layer : report_.layers) {
+      for (const BudgetCurve& head : curves[static_cast<std::size_t>(layer)]) {
+        errors.insert(errors.end(), head.errors.begin(), head.errors.end());
+      }
+    }
+    known_.add(name, errors);
+    return errors;
+  }
+
+  std::vector<AttentionOptions> with_budgets(const std::vector<std::vector<Index>>& top_k) const {
     std::vector<AttentionOptions> layers = base_;
     for (std::size_t i = 0; i < top_k.size(); ++i) {
-      layers[static_cast<std::size_t>(report_.layers[i])].hsa.top_k = top_k[i];
+      layers[static_cast<std::size_t>(report_.layers[i])].hsa.head_top_k = top_k[i];
     }
     return layers;
   }
@@ -180,22 +228,43 @@ class Converter {
     return changes;
   }
 
-  double worst_change(const std::vector<double>& losses) const {
-    const std::vector<double> all = changes(losses);
-    return *std::max_element(all.begin(), all.end());
-  }
-
-  static std::string name_of(const std::vector<Index>& top_k) {
+  static std::string name_of(const std::vector<std::vector<Index>>& top_k) {
     std::string name = "top_k";
-    for (const Index k : top_k) name += concat(" ", k);
+    for (const std::vector<Index>& layer : top_k) {
+      for (const Index k : layer) name += concat(" ", k);
+    }
     return name;
   }
 
-  BudgetPoint point_of(const std::vector<double>& weights, double average, bool uniform) {
+  // [layers][kv_heads]
+  std::vector<std::vector<Index>> budgets_for(double average, bool uniform) const {
+    std::vector<BudgetCurve> curves;
+    for (const std::vector<BudgetCurve>& layer : report_.curves)
+      curves.insert(curves.end(), layer.begin(), layer.end());
+    const std::vector<Index> all =
+        uniform ? equal_budgets(std::ssize(curves), average, range_) : allocate_budgets(curves, average, range_);
+    std::vector<std::vector<Index>> budgets;
+    auto at = all.begin();
+    for (const std::vector<BudgetCurve>& layer : report_.curves) {
+      budgets.emplace_back(at, at + std::ssize(layer));
+      at += std::ssize(layer);
+    }
+    return budgets;
+  }
+
+  const BudgetPoint& measured_point(double average, bool uniform) {
+    return report_.points.emplace_back(point_of(average, uniform));
+  }
+
+  BudgetPoint point_of(double average, bool uniform) {
     BudgetPoint point;
     point.uniform = uniform;
-    point.top_k = allocate_budgets(weights, average, range_);
-    for (const Index k : point.top_k) point.average += static_cast<double>(k) / static_cast<double>(point.top_k.size());
+    point.top_k = budgets_for(average, uniform);
+    double sum = 0, heads = 0;
+    for (const std::vector<Index>& layer : point.top_k) {
+      for (const Index k : layer) sum += static_cast<double>(k), ++heads;
+    }
+    point.average = sum / heads;
     const std::vector<AttentionOptions> layers = with_budgets(point.top_k);
     point.attended = attended_share(layers, options_.context);
     point.change = changes(measure(name_of(point.top_k), layers));
@@ -205,12 +274,11 @@ class Converter {
 
   // The smallest allocation that holds the target. Those that hold are not always all above one: the smallest of those
   // that were measured.
-  std::optional<BudgetPoint> smallest(const std::vector<double>& weights, bool uniform) {
+  std::optional<BudgetPoint> smallest(bool uniform) {
     std::optional<BudgetPoint> best;
     smallest_that_holds(static_cast<double>(range_.least), static_cast<double>(range_.most), options_.steps,
                         [&](double average) {
-                          report_.points.push_back(point_of(weights, average, uniform));
-                          const BudgetPoint& point = report_.points.back();
+                          const BudgetPoint& point = measured_point(average, uniform);
                           const bool holds = point.worst <= options_.target_share();
                           if (holds && (!best || point.average < best->average)) best = point;
                           return holds;
@@ -220,7 +288,7 @@ class Converter {
 
   [[noreturn]] void refuse() const {
     throw Error(concat("a target of ", 100 * options_.target_share(), "% does not hold even with top_k ", range_.most,
-                       " in every layer, which costs ", 100 * report_.points.front().worst,
+                       " in every head, which costs ", 100 * report_.points.front().worst,
                        "%; a larger --target, or more --most and --candidates, is right"));
   }
 
@@ -251,7 +319,7 @@ class Converter {
   void write() const {
     Json file = other_options(options_.attention);
     for (std::size_t i = 0; i < report_.layers.size(); ++i) {
-      file["layers"][std::to_string(report_.layers[i])]["top_k"] = report_.chosen.top_k[i];
+      file["layers"][std::to_string(report_.layers[i])]["head_top_k"] = report_.chosen.top_k[i];
     }
     Json texts = Json::array();
     for (std::size_t i = 0; i < report_.texts.size(); ++i) {
@@ -260,7 +328,7 @@ class Converter {
                        {"change", report_.chosen_held_out[i].all.mean},
                        {"change_last_half", report_.chosen_held_out[i].last_half.mean}});
     }
-    file["measured"] = {{"target", options_.target_share()},
+    file["measured"] = {{"target", options_.average > 0 ? Json() : Json(options_.target_share())},
                         {"context", options_.context},
                         {"windows", options_.windows},
                         {"attended_last", report_.chosen.attended.last},

@@ -1,4 +1,4 @@
-// Budgets for a pretrained model, layer by layer, without training: the smallest that hold a target. No torch here.
+// Budgets for a pretrained model, head by head, without training: the smallest that hold a target. No torch here.
 #pragma once
 
 #include <atomic>
@@ -19,6 +19,7 @@ struct ConvertOptions : PretrainedOptions {
   Index calibration = 2;
   Index least = 64;
   Index most = 0;
+  Index average = 0;
   Index steps = 6;
   std::string out;
   bool json = false;
@@ -31,12 +32,12 @@ struct ConvertOptions : PretrainedOptions {
 
 /// One allocation of budgets and what it costs on the calibration windows.
 struct BudgetPoint {
-  bool uniform = false;        ///< the same for every layer
-  std::vector<Index> top_k;    ///< of the layers in ConvertReport::layers
-  double average = 0;          ///< of top_k
-  AttendedShare attended;      ///< over all layers
-  std::vector<double> change;  ///< [texts] of perplexity against full attention, as a share
-  double worst = 0;            ///< the largest of `change`
+  bool uniform = false;                   ///< the same for every head
+  std::vector<std::vector<Index>> top_k;  ///< [layers in ConvertReport::layers][kv_heads]
+  double average = 0;                     ///< of top_k
+  AttendedShare attended;                 ///< over all layers
+  std::vector<double> change;             ///< [texts] of perplexity against full attention, as a share
+  double worst = 0;                       ///< the largest of `change`
 };
 
 /// On the held-out windows of a text: perplexity, and by which share of it an allocation changes it.
@@ -47,11 +48,12 @@ struct HeldOutChange {
 
 struct ConvertReport {
   std::vector<std::string> texts;
-  std::vector<Index> layers;        ///< those without a sliding window
-  std::vector<double> squeezed;     ///< [layers] largest change over the texts with that layer alone at `least`
-  std::vector<BudgetPoint> points;  ///< all that was measured, ascending in average, by layer before uniform
+  std::vector<Index> layers;                     ///< those without a sliding window
+  std::vector<std::vector<BudgetCurve>> curves;  ///< [layers][kv_heads] Runtime::head_errors(), mean over the texts
+  std::vector<BudgetPoint> points;  ///< all that was measured, ascending in average, by head before uniform
   BudgetPoint chosen;
-  std::optional<BudgetPoint> uniform;                            ///< none if no uniform budget holds the target
+  std::optional<BudgetPoint> uniform;  ///< as large as it must be, or of the same average if that is given; if no
+                                       ///< uniform budget holds the target none
   std::vector<HeldOutChange> chosen_held_out, uniform_held_out;  ///< [texts]
   bool interrupted = false;  ///< then the other fields mean nothing; a later call with the same options goes on
 

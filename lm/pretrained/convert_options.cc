@@ -13,8 +13,9 @@ void ConvertOptions::visit(OptionVisitor& option) {
   option("context", context, "tokens of a window");
   option("windows", windows, "held-out windows of each text, for the figures at the end");
   option("calibration", calibration, "other windows of each text, on which budgets are found");
-  option("least", least, "top_k that each layer alone is squeezed to, and the least that one gets");
-  option("most", most, "the most that a layer gets; 0: half of the candidates");
+  option("least", least, "the least top_k that a head gets");
+  option("most", most, "the most that a head gets; 0: half of the candidates");
+  option("average", average, "top_k on average: share out so many, whatever the target; 0: as few as hold the target");
   option("steps", steps, "halvings of the search for the smallest budget");
   option("out", out, "file to write; MODEL/hsattn.json, which the runtime and hsattn.hf read, unless given");
   option("json", json, "print one JSON object");
@@ -47,6 +48,8 @@ void check_convert_options(const ConvertOptions& o) {
   check(o.calibration >= 1, "calibration is ", o.calibration, "; at least 1 is right");
   check(o.steps >= 0 && o.steps <= 30, "steps is ", o.steps, "; 0 to 30 is right");
   check(o.least >= 1, "least is ", o.least, "; at least 1 is right");
+  check(o.average == 0 || o.average >= o.least, "average is ", o.average, "; at least --least, ", o.least,
+        ", is right, or 0");
   check(o.most == 0 || o.most >= o.least, "most is ", o.most, "; at least --least, ", o.least, ", is right, or 0");
 }
 

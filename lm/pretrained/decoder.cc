@@ -204,6 +204,7 @@ Tensor Decoder::attention_part(Index index, const Tensor& x, const RotaryTable& 
   const Tensor qkv = all.view({1, n, heads + 2 * kv_heads, dim}).transpose(1, 2);
   const Tensor q = qkv.slice(1, 0, heads), k = qkv.slice(1, heads, heads + kv_heads),
                v = qkv.slice(1, heads + kv_heads);
+  past.show({index, x, q, k, v, layer.attention_out.weight});
   return past.attend(index, q, k, v).transpose(1, 2).reshape({n, heads * dim});
 }
 

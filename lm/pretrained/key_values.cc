@@ -60,7 +60,6 @@ Index KeyValues::bytes() const {
 }
 
 Tensor KeyValues::attend(Index layer, const Tensor& q, const Tensor& k, const Tensor& v) {
-  if (observer_) observer_(layer, q, k);
   Layer& here = layers_[static_cast<std::size_t>(layer)];
   if (!here.attention.ours()) {
     append(here, k, v);

@@ -12,6 +12,14 @@
 
 namespace hsattn::lm {
 
+/// What a layer's attention is given, and what its result passes.
+struct LayerInputs {
+  Index layer = 0;
+  at::Tensor states;         ///< [n, width] that the layer reads, before its norm
+  at::Tensor q, k, v;        ///< as KeyValues::attend() takes them
+  at::Tensor attention_out;  ///< [width, heads * dim]: the matrix whose products are added to the states
+};
+
 /// The library's patterns keep a KeyValueCache; torch's attention plain tensors.
 class KeyValues {
  public:
@@ -29,9 +37,12 @@ class KeyValues {
   at::Tensor attend(Index layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
   /// Memory of all that is held.
   Index bytes() const;
-  /// Is shown the arguments of attend() before each call.
-  using Observer = std::function<void(Index layer, const at::Tensor& q, const at::Tensor& k)>;
+  /// Is shown what the decoder attends, before it does.
+  using Observer = std::function<void(const LayerInputs&)>;
   void observe(Observer observer) { observer_ = std::move(observer); }
+  void show(const LayerInputs& layer) const {
+    if (observer_) observer_(layer);
+  }
   /// Called when all layers have appended `n` tokens.
   void advance(Index n) { tokens_ += n; }
 

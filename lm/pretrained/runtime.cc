@@ -9,6 +9,7 @@
 #include "lm/data/files.h"
 #include "lm/model/safetensors.h"
 #include "lm/pretrained/decoder.h"
+#include "lm/pretrained/head_errors.h"
 #include "lm/pretrained/held_mass.h"
 #include "lm/pretrained/text_stream.h"
 #include "lm/train/environment.h"
@@ -91,6 +92,20 @@ struct Runtime::Parts {
         visit(states.slice(0, row, std::min(row + kLossRows, count)), first + row);
       }
     }
+  }
+
+  // Reads `tokens` with full attention where a layer has no sliding window, and shows what such layers attend.
+  void visit_full_layers(const std::vector<Token>& tokens, const KeyValues::Observer& visit) {
+    const c10::InferenceMode no_gradient;
+    std::vector<AttentionOptions> full = attention;
+    for (std::size_t i = 0; i < full.size(); ++i) {
+      if (config.windows[i] == 0) full[i].attention = "full";
+    }
+    KeyValues fresh(std::move(full));
+    fresh.observe([&](const LayerInputs& in) {
+      if (config.windows[static_cast<std::size_t>(in.layer)] == 0) visit(in);
+    });
+    decoder.hidden(tensor_of(tokens), fresh);
   }
 
   PretrainedConfig config;
@@ -217,18 +232,21 @@ std::vector<Token> Runtime::likeliest(const std::vector<Token>& tokens, std::spa
 
 std::vector<HeldShare> Runtime::held_mass(const std::vector<Token>& tokens,
                                           const std::vector<std::vector<AttentionOptions>>& rows, Index positions) {
-  const c10::InferenceMode no_gradient;
-  std::vector<AttentionOptions> full = parts_->attention;
-  for (std::size_t i = 0; i < full.size(); ++i) {
-    if (parts_->config.windows[i] == 0) full[i].attention = "full";
-  }
   HeldMass mass(rows, positions);
-  KeyValues fresh(std::move(full));
-  fresh.observe([&](Index layer, const at::Tensor& q, const at::Tensor& k) {
-    if (parts_->config.windows[static_cast<std::size_t>(layer)] == 0) mass.add(layer, q, k);
-  });
-  parts_->decoder.hidden(tensor_of(tokens), fresh);
+  parts_->visit_full_layers(tokens, [&](const LayerInputs& in) { mass.add(in.layer, in.q, in.k); });
   return mass.shares();
+}
+
+std::vector<std::vector<BudgetCurve>> Runtime::head_errors(const std::vector<Token>& tokens,
+                                                           const std::vector<AttentionOptions>& layers,
+                                                           const std::vector<Index>& top_k,
+                                                           const std::function<void()>& before_layer) {
+  HeadErrors errors(layers, top_k);
+  parts_->visit_full_layers(tokens, [&](const LayerInputs& in) {
+    if (before_layer) before_layer();
+    errors.add(in);
+  });
+  return errors.curves();
 }
 
 void Runtime::write_logits(const std::vector<Token>& tokens, const std::string& path) {

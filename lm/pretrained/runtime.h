@@ -66,6 +66,13 @@ class Runtime {
   /// on it, over `positions` positions of the text, all heads, and the layers without a sliding window.
   std::vector<HeldShare> held_mass(const std::vector<Token>& tokens,
                                    const std::vector<std::vector<AttentionOptions>>& rows, Index positions);
+  /// What each of `top_k`, ascending, costs each key/value head, with the other options of its layer: the mean over
+  /// tokens of the squared change of what the head adds to the states, as a share of these, in a text that is read with
+  /// full attention. [layers][kv_heads]; layers with a sliding window have no heads. `before_layer` may throw.
+  std::vector<std::vector<BudgetCurve>> head_errors(const std::vector<Token>& tokens,
+                                                    const std::vector<AttentionOptions>& layers,
+                                                    const std::vector<Index>& top_k,
+                                                    const std::function<void()>& before_layer = {});
   /// Writes the logits behind each token, `logits` [tokens, vocabulary] in float32, as a safetensors file.
   void write_logits(const std::vector<Token>& tokens, const std::string& path);
 

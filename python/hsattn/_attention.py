@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ def attention(
     node: int | None = None,
     tail: float = 0.0,
     parts: int = 1,
+    head_top_k: Sequence[int] | None = None,
     scale: float | None = None,
     features: Tensor | int | None = None,
     seed: int = 0,
@@ -73,8 +75,8 @@ def attention(
         top_k: selected tokens that are attended; with mass, at most. So all patterns that select attend the same number
             where the past is long enough.
         candidates: tokens that the search returns for exact rescoring; at most top_k: no rescoring. This and
-            the options from top_nodes to min_top_k, node, tail and parts are of hsa; other patterns do not look at
-            them, and those with lists refuse far_field, mass and tail.
+            the options from top_nodes to min_top_k, node, tail, parts and head_top_k are of hsa; other patterns do
+            not look at them, and those with lists refuse far_field, mass, tail and head_top_k.
         block: tokens per block, a power of two up to 64.
         sinks: first tokens, always attended, besides top_k.
         top_nodes: the search starts at the finest level on which at most so many nodes cover the past.
@@ -99,6 +101,8 @@ def attention(
             the attention that its rejected tokens have. Has no gradient; not with far_field, nor with a given plan.
         parts: equal parts of the smallest nodes, a power of two up to node, each of which is scored, and stands in the
             tail, by a mean of its own: finds better candidates for a little more time.
+        head_top_k: a top_k for each key/value head, in the place of top_k; each head attends what it would alone, but
+            beam, rescoring and dense_until go by the largest.
         scale: multiplies q.k; None: 1/sqrt(dim). "linear" has none.
         features: of "performer": float32 [features, dim] from draw_features(), or their number, drawn with seed; None:
             2 dim.
@@ -162,6 +166,7 @@ def attention(
         node=node,
         tail=tail,
         parts=parts,
+        head_top_k=head_top_k,
         pattern=pattern,
         others=BASELINES,
     )
@@ -180,7 +185,7 @@ def attention(
         raise TypeError(
             f"hsattn.attention: sequences is {sequences!r}; it must be a tensor, as packed_sequences() gives"
         )
-    rules = (pattern, causal, list(budgets), scale)
+    rules = (pattern, causal, budgets.numbers(), scale)
     sources = (q, k, v) if pooled is None else (q, k, v, pooled_k, pooled_v)
     if torch.is_grad_enabled() and (transformed() or any(t.requires_grad for t in sources)):
         if budgets.tail > 0:
@@ -206,7 +211,7 @@ def preset(name: str) -> dict[str, Any]:
         RuntimeError for another name.
     """
     usual = Budgets().as_options()
-    chosen = Budgets(*ops.preset(name)).as_options()
+    chosen = Budgets.of_numbers(ops.preset(name)).as_options()
     return {option: value for option, value in chosen.items() if value != usual[option]}
 
 
@@ -235,6 +240,7 @@ def make_plan(
     node: int | None = None,
     tail: float = 0.0,
     parts: int = 1,
+    head_top_k: Sequence[int] | None = None,
     scale: float | None = None,
     sequences: Tensor | None = None,
     pooled: tuple[Tensor, Tensor] | None = None,
@@ -266,12 +272,13 @@ def make_plan(
         node=node,
         tail=tail,
         parts=parts,
+        head_top_k=head_top_k,
         pattern=pattern,
     )
     q, k = (computable("hsattn.make_plan", name, t.detach()) for name, t in (("q", q), ("k", k)))
     pooled_k = None if pooled is None else pooled[0].detach()
-    lists = ops.make_plan(q, k, pattern, causal, list(budgets), scale, sequences, pooled_k)
-    budgets = budgets._replace(dense_until=ops.dense_until(q, list(budgets)))  # what auto is for this type
+    lists = ops.make_plan(q, k, pattern, causal, budgets.numbers(), scale, sequences, pooled_k)
+    budgets = budgets._replace(dense_until=ops.dense_until(q, budgets.numbers()))  # what auto is for this type
     rules = {"pattern": pattern, "causal": causal, "budgets": budgets, "heads": q.shape[1]}
     if sequences is None:
         return Plan(lists, keys=k.shape[2], **rules)

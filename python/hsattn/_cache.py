@@ -71,7 +71,11 @@ class Cache:
             raise TypeError(f"{who}: dtype is {dtype}; it must be torch.float32, bfloat16 or float16")
         name = str(dtype).removeprefix("torch.")
         self._options = options
-        self._own(ops.cache_new(sequences, kv_heads, dim, name, pattern, budgets, page, rounded_keys), dtype, pattern)
+        self._own(
+            ops.cache_new(sequences, kv_heads, dim, name, pattern, budgets.numbers(), page, rounded_keys),
+            dtype,
+            pattern,
+        )
 
     def _own(self, handle: int, dtype: torch.dtype, pattern: str) -> None:
         self._handle, self.dtype, self.pattern = handle, dtype, pattern
@@ -118,10 +122,10 @@ class Cache:
         Returns:
             o as q; with return_lse also lse [sequences, heads, n].
         """
-        rules = _rules("hsattn.Cache.attend", pattern or self.pattern, self._options | options)
+        pattern, budgets = _rules("hsattn.Cache.attend", pattern or self.pattern, self._options | options)
         chosen = list(range(len(self.lengths))) if sequences is None else list(sequences)
         q = _without_gradient("attend", "q", q)
-        o, lse = ops.cache_attend(self._handle, q, chosen, *rules, scale)
+        o, lse = ops.cache_attend(self._handle, q, chosen, pattern, budgets.numbers(), scale)
         return (o, lse) if return_lse else o
 
     def tokens(self, sequence: int = 0) -> tuple[Tensor, Tensor]:
@@ -154,7 +158,7 @@ class Cache:
         cache = cls.__new__(cls)
         handle = ops.cache_load(os.fspath(path))
         dtype, pattern, budgets = ops.cache_options(handle)
-        cache._options = Budgets(*budgets).as_options()
+        cache._options = Budgets.of_numbers(budgets).as_options()
         cache._own(handle, _DTYPES[dtype], pattern)
         return cache
 

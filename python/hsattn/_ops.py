@@ -46,7 +46,7 @@ def computable(who: str, name: str, t: torch.Tensor) -> torch.Tensor:
 
 
 def _shape_of_lists(q, k, pattern, budgets, sequences):
-    shape = (q.shape[0], k.shape[1], q.shape[2], Budgets(*budgets).slots(pattern))
+    shape = (q.shape[0], k.shape[1], q.shape[2], Budgets.of_numbers(budgets).slots(pattern))
     return shape if sequences is None else (math.prod(shape),)
 
 
@@ -62,7 +62,7 @@ def new_lse(q):
 
 @torch.library.register_fake("hsattn::attention_forward")
 def _(q, k, v, plan, pattern, causal, budgets, scale, keep_plan, sequences=None, pooled_k=None, pooled_v=None):
-    keep = keep_plan and Budgets(*budgets).slots(pattern) > 0
+    keep = keep_plan and Budgets.of_numbers(budgets).slots(pattern) > 0
     lists = _shape_of_lists(q, k, pattern, budgets, sequences) if keep else (0,)
     if keep and plan is not None and sequences is not None:
         lists = plan.shape
@@ -76,7 +76,7 @@ def _(q, k, v, plan, pattern, causal, budgets, scale, sequences=None, pooled_k=N
 
 @torch.library.register_fake("hsattn::attention_backward")
 def _(dout, q, k, v, o, lse, kept, pattern, causal, budgets, scale, sequences=None, pooled_k=None, pooled_v=None):
-    has_gradient = pooled_k is not None and Budgets(*budgets).far_field
+    has_gradient = pooled_k is not None and Budgets.of_numbers(budgets).far_field
     dpooled = [q.new_empty(0) if not has_gradient else t.new_empty(t.shape) for t in (pooled_k, pooled_v)]
     return new_like(q, sequences), new_like(k, sequences), new_like(v, sequences), *dpooled
 
@@ -155,7 +155,7 @@ def _backward(ctx, dout, dlse, _):
     if dlse is not None:
         of_lse = _backward_of_lse(dlse, q, k, lse, kept, *options, pooled_k)
         dq, dk, dpooled_k = (b if a is None else a + b for a, b in zip((dq, dk, dpooled_k), of_lse, strict=True))
-    if pooled_k is None or not Budgets(*ctx.options[2]).far_field:
+    if pooled_k is None or not Budgets.of_numbers(ctx.options[2]).far_field:
         dpooled_k = dpooled_v = None
     return dq, dk, dv, *(None,) * 7, dpooled_k, dpooled_v
 
@@ -170,7 +170,7 @@ def _backward_of_lse(dlse, q, k, lse, kept, pattern, causal, budgets, scale, seq
     given = q.dtype
     if given in (torch.bfloat16, torch.float16):
         q, k = q.float(), k.float()
-    if kept.numel() == 0 and Budgets(*budgets).slots(pattern) > 0:
+    if kept.numel() == 0 and Budgets.of_numbers(budgets).slots(pattern) > 0:
         kept = ops.make_plan(q, k, pattern, causal, budgets, scale, sequences, pooled_k)
     nodes = (pooled_k, pooled_k)
     weight = scale * dlse.masked_fill(lse == -math.inf, 0.0).unsqueeze(-1)  # a row that sees nothing: lse is constant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 PATTERNS = ("full", "local", "hsa", "sparse_transformer", "sparse_transformer_fixed", "longformer", "bigbird")
@@ -17,6 +18,7 @@ _OWN = {
     "far_field": (0, ("full", "local", "hsa")),
     "mass": (0, ("full", "local", "hsa")),
     "tail": (0, ("full", "local", "hsa")),
+    "head_top_k": ((), ("full", "local", "hsa")),
     "stride": (0, ("sparse_transformer", "sparse_transformer_fixed")),
     "dilation": (1, ("longformer",)),
     "pattern_seed": (0, ("bigbird",)),
@@ -38,7 +40,7 @@ class Budgets(NamedTuple):
     """Numbers of a call, in tokens unless said otherwise, in the order in which the ops take them.
 
     beam (nodes), levels, stride and node: 0 means auto; dense_until: -1 does. far_field: 0 or 1. pooling: 0 (mean) or 1
-    (max). mass, tail: in millionths.
+    (max). mass, tail: in millionths. head_top_k: empty if top_k is for all heads.
     """
 
     window: int = 128
@@ -60,6 +62,17 @@ class Budgets(NamedTuple):
     node: int = 0
     tail: int = 0
     parts: int = 1
+    head_top_k: tuple[int, ...] = ()
+
+    @classmethod
+    def of_numbers(cls, numbers: Sequence[int]) -> Budgets:
+        """The list that the ops take, back."""
+        single = len(cls._fields) - 1
+        return cls(*numbers[:single], tuple(numbers[single:]))
+
+    def numbers(self) -> list[int]:
+        """The list that the ops take."""
+        return [*self[:-1], *self.head_top_k]
 
     def slots(self, pattern: str) -> int:
         """Length of each position's list, in blocks."""
@@ -68,7 +81,8 @@ class Budgets(NamedTuple):
         most = 2**self.levels if self.levels > 0 else 64
         block = min(self.block, most)
         node = max(block, min(self.node, most)) if pattern == "hsa" else block
-        return -(-self.top_k // block) - (-self.sinks // node) * (node // block)
+        top_k = max(self.head_top_k) if pattern == "hsa" and self.head_top_k else self.top_k
+        return -(-top_k // block) - (-self.sinks // node) * (node // block)
 
     def as_options(self) -> dict[str, Any]:
         """The same as attention() takes them."""
@@ -82,6 +96,7 @@ class Budgets(NamedTuple):
             "stride": self.stride or None,
             "node": self.node or None,
             "tail": self.tail / _MILLION,
+            "head_top_k": list(self.head_top_k) or None,
         }
 
 
@@ -107,6 +122,7 @@ def budgets_of(
     node: int | None,
     tail: float,
     parts: int,
+    head_top_k: Sequence[int] | None,
     pattern: str,
     others: tuple[str, ...] = (),
 ) -> Budgets:
@@ -141,6 +157,8 @@ def budgets_of(
         raise ValueError(f"{who}: stride is {stride!r}; it must be an int of at least 1, or None for auto")
     if node is not None and (not isinstance(node, int) or isinstance(node, bool) or node < 1):
         raise ValueError(f"{who}: node is {node!r}; it must be an int of at least 1, or None for block")
+    if head_top_k is not None and not _are_counts(head_top_k):
+        raise TypeError(f"{who}: head_top_k is {head_top_k!r}; it must be a list of ints, or None for top_k for all")
     if not isinstance(far_field, bool):
         raise TypeError(f"{who}: far_field is {far_field!r}; it must be True or False")
     if levels != "auto" and (not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= 6):
@@ -178,11 +196,18 @@ def budgets_of(
         0 if node is None else node,
         round(tail * _MILLION),
         parts,
+        () if head_top_k is None else tuple(head_top_k),
     )
     for name, (unset, patterns) in _OWN.items():
         if getattr(budgets, name) != unset and pattern not in patterns:
             raise ValueError(f"{who}: {name} was given; pattern {pattern!r} has none; leave it out")
     return budgets
+
+
+def _are_counts(values: Any) -> bool:
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or not values:
+        return False
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def refuse_unsupported(who: str, options: dict[str, Any]) -> None:

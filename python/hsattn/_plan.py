@@ -87,7 +87,7 @@ class Plan:
         kv_head = self._kv_head(head, batch)
         lists = self.kept[batch : batch + 1, kv_head : kv_head + 1].contiguous()
         sizes = [1, 1, self.queries, self.keys]
-        rules = (self.pattern, self.causal, list(self.budgets), sizes)
+        rules = (self.pattern, self.causal, self.budgets.numbers(), sizes)
 
         def row(query: int) -> Tensor:
             return ops.plan_map(lists, *rules, 0, 0, query, 1)[0]
@@ -141,7 +141,7 @@ class Plan:
 
     def _arguments(self) -> tuple[Tensor, str, bool, list[int], list[int]]:
         sizes = [self.batch, self.kv_heads, self.queries, self.keys]
-        return self.kept, self.pattern, self.causal, list(self.budgets), sizes
+        return self.kept, self.pattern, self.causal, self.budgets.numbers(), sizes
 
     def _kv_head(self, head: int, batch: int) -> int:
         if not 0 <= batch < self.batch:

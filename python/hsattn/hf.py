@@ -59,8 +59,9 @@ def configure(model: PreTrainedModel, *, layers: dict[int, dict[str, Any]] | Non
     Args:
         model: of transformers.
         layers: options for single layers, by the layer's number, on top of those for all.
-        options: for all layers: pattern, top_k, candidates and so on, but not what a call brings itself (causal, scale,
-            plan, sequences, return_lse). Layers with a sliding window keep that, whatever is set here.
+        options: for all layers: pattern, top_k (or head_top_k, for each key/value head), candidates and so on, but not
+            what a call brings itself (causal, scale, plan, sequences, return_lse). Layers with a sliding window keep
+            that, whatever is set here.
 
     Raises:
         TypeError, ValueError or RuntimeError for options that attention() would refuse; ValueError for a layer that the
@@ -69,7 +70,7 @@ def configure(model: PreTrainedModel, *, layers: dict[int, dict[str, Any]] | Non
     config = model.config.get_text_config(decoder=True)
     layers = {_number_of(layer): dict(own) for layer, own in (layers or {}).items()}
     for own in ({}, *layers.values()):
-        _check_options({**options, **own})
+        _check_options({**options, **own}, _kv_heads_of(config.to_dict()))
     windows = [_window_of(config, number) for number in range(config.num_hidden_layers)]
     if all(windows):
         raise ValueError(
@@ -189,14 +190,19 @@ def _window_of(config: Any, layer: int) -> int | None:
     return getattr(config, "sliding_window", None) if slides else None
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _kv_heads_of(config: dict[str, Any]) -> int | None:
+    """Of every layer, if the config says so."""
+    return config.get("num_key_value_heads") or config.get("num_attention_heads")
+
+
+def _check_options(options: dict[str, Any], kv_heads: int | None) -> None:
     """Raises what attention() raises for them."""
     for name in options:
         if name not in _OPTIONS:
             raise TypeError(
                 f"hsattn.hf.configure: there is no option {name!r} to set; there are {', '.join(sorted(_OPTIONS))}"
             )
-    token = torch.zeros(1, 1, 1, 8)
+    token = torch.zeros(1, kv_heads or len(options.get("head_top_k") or "1"), 1, 8)
     attention(token, token, token, scale=1.0, **options)  # models give a scale
 
 
@@ -215,14 +221,14 @@ def _config_with_budgets(read: Any) -> Any:
         config, unused = read(cls, pretrained_model_name_or_path, **others)
         if config and path.is_file():
             of_text = config.get("text_config", config)
-            of_text["hsattn"] = _read_budgets(path, of_text.get("num_hidden_layers"))
+            of_text["hsattn"] = _read_budgets(path, of_text.get("num_hidden_layers"), _kv_heads_of(of_text))
         return config, unused
 
     return classmethod(get_config_dict)
 
 
-def _read_budgets(path: Path, count: int | None) -> dict[str, Any]:
-    """`count`: of the model's layers, if its config says so."""
+def _read_budgets(path: Path, count: int | None, kv_heads: int | None) -> dict[str, Any]:
+    """`count`: of the model's layers, if its config says so; `kv_heads`: of each of them."""
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -236,7 +242,7 @@ def _read_budgets(path: Path, count: int | None) -> dict[str, Any]:
     options.pop("measured", None)  # for people
     try:
         for own in ({}, *layers.values()):
-            _check_options({**{name: options[name] for name in options if name != "layers"}, **own})
+            _check_options({**{name: options[name] for name in options if name != "layers"}, **own}, kv_heads)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return options

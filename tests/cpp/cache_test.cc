@@ -66,8 +66,9 @@ TEST(Cache, HundredRandomCutsEqualTheWhole) {
   for (int i = 0; i < 100; ++i) {
     const Problem p = random_cache_problem(random, uniform(random, 1, 400));
     SCOPED_TRACE(describe(p) + concat(", seed ", i));
-    const CacheOptions changes{.page = one_of<Index>(random, {64, 128, 256}),
-                               .rounded_keys = one_of<std::optional<bool>>(random, {{}, true, false})};
+    CacheOptions changes;
+    changes.page = one_of<Index>(random, {64, 128, 256});
+    changes.rounded_keys = one_of<std::optional<bool>>(random, {{}, true, false});
     expect_cuts_equal_the_whole(p, static_cast<std::uint64_t>(i), changes,
                                 [&](Index) { return one_of<Index>(random, {1, 2, 3, 7, 16, 33, 100, 300}); });
     if (HasFatalFailure()) return;
@@ -82,6 +83,7 @@ struct Case {
   Index node = 0;
   double tail = 0;
   Index parts = 1;
+  Index other_top_k = 0;  // of the second kv head
 };
 
 constexpr Case kCases[] = {
@@ -103,6 +105,7 @@ constexpr Case kCases[] = {
     {"quarters of blocks, far field", 1, 1, 200, 24, 4, true, Pooling::kMax, 0, 0, 4},
     {"halves of nodes of 8, tail", 6, 2, 300, 24, 2, false, Pooling::kMean, 8, 0.5, 2},
     {"nodes of 16 in pairs, tail", 1, 1, 300, 24, 1, false, Pooling::kMean, 16, 0.5, 8},
+    {"a budget for each kv head, tail", 6, 2, 300, 24, 2, false, Pooling::kMean, 8, 0.5, 1, 28},
 };
 
 Problem problem_of(const Case& c) {
@@ -112,6 +115,7 @@ Problem problem_of(const Case& c) {
   p.options.hsa.node = c.node;
   p.options.hsa.tail = c.tail;
   p.options.hsa.parts = c.parts;
+  if (c.other_top_k > 0) p.options.hsa.head_top_k = {p.options.hsa.top_k, c.other_top_k};
   p.options.hsa.pooling = c.pooling;
   return p;
 }

@@ -190,6 +190,9 @@ const OptionCase kOptionCases[] = {
     {[](HsaOptions& o) { o.top_nodes = 0; }, "options: top_nodes is 0; it must be from 1 to 2^40"},
     {[](HsaOptions& o) { o.beam = -1; }, "options: beam is -1; it must be from 0 to 2^40"},
     {[](HsaOptions& o) { o.dense_until = -2; }, "options: dense_until is -2; it must be from -1 to 2^40"},
+    {[](HsaOptions& o) { o.head_top_k = {8, 0}; }, "options: a head's top_k is 0; it must be from 1 to 2^40"},
+    {[](HsaOptions& o) { o.head_top_k = {8, 24}, o.tail = 0.5, o.candidates = 16; },
+     "options: tail is 0.5; it is what rescoring rejects, so candidates, 16, must be above top_k, 24"},
     {[](HsaOptions& o) { o.top_k = INT64_MAX; }, "options: top_k is 9223372036854775807; it must be from 1 to 2^40"},
     {[](HsaOptions& o) { o.block = 0; }, "options: block is 0; it must be a power of two from 1 to 64"},
     {[](HsaOptions& o) { o.block = 12; }, "options: block is 12; it must be a power of two from 1 to 64"},
@@ -260,6 +263,10 @@ TEST(Checks, ImpossibleSizesAreRefusedBeforeMemoryIsAsked) {
                          4);  // 2^64 ids and a few: as 64 bits, only the few
             }),
             "plan: 1 * 1 * 134217728 lists of 137438953473 blocks; their product must be below 2^56");
+  PlanOptions by_head;
+  by_head.hsa.head_top_k = {8, 16};
+  EXPECT_EQ(error_of([&] { plan_shape(by_head, DType::kFloat32, 1, 3, 1, 4); }),
+            "options: head_top_k has 2 numbers; there must be one for each key/value head, 3");
   EXPECT_EQ(error_of([] { plan_shape({}, DType::kFloat32, 1, 1, -1, 4); }),
             "plan: sizes are batch 1, kv_heads 1, queries -1, keys 4; none may be negative");
 }

@@ -48,6 +48,7 @@ Problem random_problem(Random& random, bool causal) {
   p.dim = testing::one_of<Index>(random, {8, 24, 64});
   p.keys = uniform(random, 100, 500);
   p.queries = uniform(random, 0, 2) == 0 ? uniform(random, 20, p.keys) : p.keys;
+  choose_head_budgets(random, p);
   return p;
 }
 

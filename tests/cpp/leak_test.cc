@@ -28,9 +28,9 @@ Plan leaking_plan(const Problem& p, const Tensors<float>& in) {
   constexpr Index kTile = 16;
   Plan plan = plan_of(p, in);
   const PlanShape& shape = plan.shape;
-  const reference::SearchBudget budget(shape, p.options);
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.kv_heads; ++h) {
+      const reference::SearchBudget budget(shape, p.options, h);
       const reference::Pyramid keys = reference::make_search_pyramid(reference::load_head(in.k.view(), b, h),
                                                                      shape.node, shape.pooling, shape.parts);
       std::vector<reference::Matrix> heads;
@@ -138,6 +138,7 @@ Problem random_problem(Random& random, const PlanOptions& options) {
   p.dim = testing::one_of<Index>(random, {8, 24, 64});
   p.keys = uniform(random, 150, 350);
   p.queries = uniform(random, 0, 2) == 0 ? uniform(random, 20, p.keys) : p.keys;
+  choose_head_budgets(random, p);
   return p;
 }
 

@@ -351,9 +351,11 @@ TEST(Patterns, BudgetsSurviveAsNumbers) {
                .pattern_seed = 16,
                .node = 17,
                .tail = 0.25,
-               .parts = 18};
+               .parts = 18,
+               .head_top_k = {19, 20}};
   const std::vector<Index> numbers = budgets_of(o);
-  EXPECT_EQ(numbers, (std::vector<Index>{1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 1, 123456, 13, 14, 15, 16, 17, 250000, 18}));
+  EXPECT_EQ(numbers,
+            (std::vector<Index>{1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 1, 123456, 13, 14, 15, 16, 17, 250000, 18, 19, 20}));
   EXPECT_EQ(options_of_budgets(numbers), o);
   EXPECT_EQ(options_of_budgets(budgets_of({})), HsaOptions());
 }

@@ -219,6 +219,7 @@ Problem random_problem(Random& random) {
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * testing::one_of<Index>(random, {1, 3});
   p.dim = 8;
+  choose_head_budgets(random, p);
   return p;
 }
 

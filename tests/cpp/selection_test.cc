@@ -95,9 +95,9 @@ void check_problem(const Problem& p, std::uint64_t seed, Count& count) {
   const Tensors<float> in = random_tensors(p, seed);
   const Plan plan = plan_of(p, in);
   ASSERT_NO_THROW(check_plan(plan));
-  const reference::SearchBudget budget(plan.shape, p.options);
   for (Index b = 0; b < p.batch; ++b) {
     for (Index h = 0; h < p.kv_heads; ++h) {
+      const reference::SearchBudget budget(plan.shape, p.options, h);
       const reference::Pyramid keys = reference::make_search_pyramid(
           reference::load_head(in.k.view(), b, h), plan.shape.node, plan.shape.pooling, plan.shape.parts);
       std::vector<reference::Matrix> heads;
@@ -231,6 +231,7 @@ TEST(Selection, EveryStageActsAtSmallBudgets) {
     p.keys = uniform(random, 40, 700);
     p.queries = uniform(random, 1, std::min<Index>(p.keys, 60));
     p.layout = testing::one_of(random, {testing::Layout::kContiguous, testing::Layout::kTokenMajor});
+    choose_head_budgets(random, p);
     check_problem(p, static_cast<std::uint64_t>(i), count);
     if (HasFatalFailure()) return;
   }
@@ -331,6 +332,60 @@ TEST(Selection, ALevelAboveThePyramidIsItsTop) {
     const Plan fast = plan_of(p, in), exact = plan_of(p, in_double(in));
     EXPECT_EQ(fast, exact) << describe(p);
     EXPECT_GE(*std::max_element(fast.blocks.begin(), fast.blocks.end()), 0);
+  }
+}
+
+// A key/value head with a top_k of its own attends what it would alone, by the same dense_until.
+TEST(Selection, HeadsWithBudgetsOfTheirOwnListWhatTheyDoAlone) {
+  const std::vector<Index> top_k = {8, 40, 20};
+  for (const double mass : {0.0, 0.9}) {
+    for (const double tail : {0.0, 0.5}) {
+      Problem p{.name = "heads", .heads = 6, .kv_heads = 3, .queries = 300, .keys = 300, .dim = 24};
+      p.options.hsa = testing::smallest_budgets(/*far_field=*/false);
+      p.options.hsa.candidates = 64;
+      p.options.hsa.dense_until = 60;
+      p.options.hsa.mass = mass;
+      p.options.hsa.min_top_k = 4;
+      p.options.hsa.tail = tail;
+      p.options.hsa.head_top_k = top_k;
+      SCOPED_TRACE(describe(p));
+      const Tensors<float> in = random_tensors(p, 1);
+      const Plan plan = plan_of(p, in);
+      const testing::Solution<float> together = solve_in_one_pass(p, in, nullptr);
+      Index differing = 0;  // the test's power: from lists of another head's budget
+      for (Index h = 0; h < p.kv_heads; ++h) {
+        Problem alone = p;
+        alone.heads = 2, alone.kv_heads = 1;
+        alone.options.hsa.head_top_k.clear();
+        alone.options.hsa.top_k = top_k[h];
+        const Tensors<float> own{heads_of(in.q, 2 * h, 2), heads_of(in.k, h, 1), heads_of(in.v, h, 1), {}};
+        const Plan right = plan_of(alone, own);
+        alone.options.hsa.top_k = 16;
+        const Plan wrong = plan_of(alone, own);
+        alone.options.hsa.top_k = top_k[h];
+        for (Index i = 0; i < p.queries; ++i) {
+          const auto a = plan.list(0, h, i), b = right.list(0, 0, i), c = wrong.list(0, 0, i);
+          ASSERT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << "head " << h << ", query " << i;
+          differing += !std::equal(a.begin(), a.end(), c.begin(), c.end());
+        }
+        EXPECT_TRUE(same_bits(testing::heads_of(together.o, 2 * h, 2), solve_in_one_pass(alone, own, nullptr).o))
+            << "head " << h;
+      }
+      EXPECT_GT(differing, 500);
+    }
+  }
+}
+
+TEST(Selection, EqualBudgetsOfHeadsAreOneForAll) {
+  for (const Index candidates : {16, 96}) {
+    Problem p{.name = "equal", .heads = 4, .kv_heads = 2, .queries = 200, .keys = 200, .dim = 24};
+    p.options.hsa = testing::smallest_budgets();
+    p.options.hsa.candidates = candidates;
+    const Tensors<float> in = random_tensors(p, 1);
+    Problem by_head = p;
+    by_head.options.hsa.head_top_k = {p.options.hsa.top_k, p.options.hsa.top_k};
+    by_head.options.hsa.top_k = 1;  // not looked at
+    EXPECT_EQ(plan_of(by_head, in), plan_of(p, in));
   }
 }
 

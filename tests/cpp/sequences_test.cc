@@ -146,6 +146,7 @@ Ragged random_ragged(Random& random, Form form, bool chunked) {
   p.kv_heads = uniform(random, 1, 2);
   p.heads = p.kv_heads * one_of<Index>(random, {1, 3});
   p.dim = one_of<Index>(random, {8, 24, 40});
+  choose_head_budgets(random, p);
   const Index count = uniform(random, 2, 5);
   std::vector<Index> keys{0}, queries{0};
   for (Index i = 0; i < count; ++i) {
@@ -207,7 +208,7 @@ TEST(Sequences, InFloat64Too) {
 TEST(Sequences, TheTestCatchesBlocksThatStraddle) {
   Index straddled = 0, caught = 0;
   for_each_ragged(73, 4, [&]<class T>(const Problem& p, const Sequences& sequences, const Tensors<T>& in) {
-    const Index block = plan_shape(p.options, DType::kFloat32, 1, 1, 0, 0).block;
+    const Index block = plan_shape(p.options, DType::kFloat32, 1, p.kv_heads, 0, 0).block;
     const Index expected = std::count_if(sequences.begin(), sequences.end(), [&](const Sequence& s) {
       return s.queries.size() > 0 && s.keys.begin % block != 0 && p.options.pattern != Pattern::kLocal;
     });

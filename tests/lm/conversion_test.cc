@@ -1,4 +1,4 @@
-// Budgets by layer, the search for the smallest, and the pairing of what was measured.
+// Budgets by head, the search for the smallest, and the pairing of what was measured.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -21,7 +21,20 @@ double average(const std::vector<Index>& values) {
          static_cast<double>(values.size());
 }
 
-TEST(Allocation, GoesWithTheWeightsInsideTheRange) {
+// Errors that fall as the budget grows: `weight` squared over it.
+std::vector<BudgetCurve> curves_of(const std::vector<double>& weights) {
+  std::vector<BudgetCurve> curves;
+  for (const double weight : weights) {
+    BudgetCurve& curve = curves.emplace_back();
+    for (const Index top_k : {64, 256, 1024}) {
+      curve.top_k.push_back(top_k);
+      curve.errors.push_back(weight * weight / static_cast<double>(top_k));
+    }
+  }
+  return curves;
+}
+
+TEST(Allocation, ATokenMoreIsWorthTheSameToEachHead) {
   struct Case {
     const char* name;
     std::vector<double> weights;
@@ -29,28 +42,61 @@ TEST(Allocation, GoesWithTheWeightsInsideTheRange) {
     BudgetRange range;
     std::vector<Index> right;
   };
+  // With these errors the best budgets are in proportion to the weights.
   const Case cases[] = {{"in proportion", {1, 2, 3}, 202, {8, 2048, 8}, {104, 200, 304}},
                         {"equal weights", {1, 1, 1}, 100, {8, 2048, 4}, {100, 100, 100}},
                         {"the least is kept", {0, 1}, 100, {64, 2048, 8}, {64, 136}},
                         {"so is the most", {1, 100}, 600, {64, 1024, 8}, {176, 1024}},
                         {"no less than the least", {1, 9}, 1, {64, 2048, 8}, {64, 64}},
-                        {"no more than the most", {1e-4, 1}, 1e9, {64, 512, 8}, {512, 512}},
-                        {"ends are blocks", {1, 1}, 1, {60, 100, 16}, {64, 64}}};
+                        {"no more than the most", {1e-2, 1}, 1e9, {64, 512, 8}, {512, 512}},
+                        {"ends are blocks", {1, 1}, 1, {60, 100, 16}, {64, 64}},
+                        {"nothing costs anything", {0, 0}, 100, {64, 512, 8}, {64, 64}}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
-    EXPECT_EQ(allocate_budgets(c.weights, c.average, c.range), c.right);
+    EXPECT_EQ(allocate_budgets(curves_of(c.weights), c.average, c.range), c.right);
   }
-  EXPECT_THROW(allocate_budgets({0, 0}, 100, {}), InvalidArgument);
   EXPECT_THROW(allocate_budgets({}, 100, {}), InvalidArgument);
 }
 
-TEST(Allocation, WeightsAreRootsOfLossesThatNoiseCannotMakeNegative) {
-  const std::vector<double> weights = budget_weights({0.04, -0.01, 0.01, 0});
-  EXPECT_DOUBLE_EQ(weights[0], 0.2);
-  EXPECT_DOUBLE_EQ(weights[2], 0.1);
-  EXPECT_DOUBLE_EQ(weights[1], 0.002);
-  EXPECT_EQ(weights[1], weights[3]);
-  EXPECT_EQ(budget_weights({-1, 0}), (std::vector<double>{1, 1})) << "nothing costs anything";
+// All budgets of three heads whose errors fall at different speeds are tried.
+TEST(Allocation, NoOtherOfAsManyTokensCostsLess) {
+  const auto error = [](std::size_t head, Index top_k) {
+    constexpr double kFirst[] = {9, 4, 30}, kPower[] = {0.5, 1.5, 3};
+    return kFirst[head] * std::pow(static_cast<double>(top_k) / 8, -kPower[head]);
+  };
+  const auto cost = [&](const std::vector<Index>& top_k) {
+    return error(0, top_k[0]) + error(1, top_k[1]) + error(2, top_k[2]);
+  };
+  std::vector<BudgetCurve> curves;
+  for (std::size_t head = 0; head < 3; ++head) curves.push_back({{8, 64}, {error(head, 8), error(head, 64)}});
+  for (const double mean : {12.0, 24.0, 40.0}) {
+    const std::vector<Index> found = allocate_budgets(curves, mean, {8, 64, 8});
+    EXPECT_NEAR(average(found), mean, 4);
+    for (Index a = 8; a <= 64; a += 8) {
+      for (Index b = 8; b <= 64; b += 8) {
+        for (Index c = 8; c <= 64; c += 8) {
+          if (a + b + c > found[0] + found[1] + found[2]) continue;
+          ASSERT_GE(cost({a, b, c}), cost(found) * (1 - 1e-12)) << a << " " << b << " " << c;
+        }
+      }
+    }
+  }
+}
+
+// What grows with the budget is noise, and what is nothing is small.
+TEST(Allocation, ErrorsThatGrowOrVanishAreNoPrice) {
+  const std::vector<BudgetCurve> curves = {{{8, 16, 64}, {1, 0.5, 0.9}}, {{8, 16, 64}, {1, 0, 0}}};
+  EXPECT_EQ(allocate_budgets(curves, 16, {8, 64, 8}), (std::vector<Index>{16, 16}));
+}
+
+TEST(Allocation, BudgetsOfARange) {
+  EXPECT_EQ(doubling_budgets({64, 2048, 8}), (std::vector<Index>{64, 128, 256, 512, 1024, 2048}));
+  EXPECT_EQ(doubling_budgets({48, 200, 8}), (std::vector<Index>{48, 96, 192, 200}));
+  EXPECT_EQ(doubling_budgets({64, 64, 8}), (std::vector<Index>{64}));
+  EXPECT_EQ(equal_budgets(3, 101, {64, 2048, 8}), (std::vector<Index>{104, 104, 104}));
+  EXPECT_EQ(equal_budgets(1, 1, {60, 100, 16}), (std::vector<Index>{64}));
+  const std::vector<BudgetCurve> one = {{{64}, {0.5}}, {{64}, {0.1}}};
+  EXPECT_EQ(allocate_budgets(one, 64, {64, 64, 8}), (std::vector<Index>{64, 64}));
 }
 
 TEST(SmallestThatHolds, FindsTheEdgeInFewCalls) {
@@ -68,23 +114,26 @@ TEST(SmallestThatHolds, FindsTheEdgeInFewCalls) {
   EXPECT_FALSE(smallest_that_holds(64, 2048, 8, [](double) { return false; }).has_value());
 }
 
-// A model whose layer i loses losses[i] * 64 / K: by layer, a smaller budget holds the same target than uniformly.
-TEST(SmallestThatHolds, ByLayerNeedsLessThanUniform) {
-  const std::vector<double> losses = {0.008, 0.0001, 0.0001, 0.002, 0.0001, 0.0001};
+// A model whose head i loses weights[i]^2 / K: by head, a smaller budget holds the same target than uniformly.
+TEST(SmallestThatHolds, ByHeadNeedsLessThanUniform) {
+  const std::vector<BudgetCurve> curves = curves_of({0.7, 0.08, 0.08, 0.36, 0.08, 0.08});
   const BudgetRange range = {8, 4096, 8};
-  const auto smallest = [&](const std::vector<double>& weights) {
+  const auto smallest = [&](const auto& budgets_of) {
     const auto found = smallest_that_holds(8, 4096, 12, [&](double mean) {
-      const std::vector<Index> budgets = allocate_budgets(weights, mean, range);
+      const std::vector<Index> budgets = budgets_of(mean);
       double loss = 0;
-      for (std::size_t i = 0; i < losses.size(); ++i) loss += losses[i] * 64 / static_cast<double>(budgets[i]);
+      for (std::size_t i = 0; i < curves.size(); ++i) {
+        loss += 64 * curves[i].errors.front() / static_cast<double>(budgets[i]);
+      }
       return loss <= 0.002;
     });
-    return average(allocate_budgets(weights, found.value(), range));
+    return average(budgets_of(found.value()));
   };
-  const double by_layer = smallest(budget_weights(losses)), uniform = smallest(std::vector<double>(6, 1));
-  // In the limit of no rounding: the squared mean of roots against the mean.
-  EXPECT_LT(by_layer, 0.55 * uniform);
-  EXPECT_GT(by_layer, 0.45 * uniform);
+  const double by_head = smallest([&](double mean) { return allocate_budgets(curves, mean, range); }),
+               uniform = smallest([&](double mean) { return equal_budgets(6, mean, range); });
+  // In the limit of no rounding: the squared mean of weights against the mean of their squares.
+  EXPECT_LT(by_head, 0.52 * uniform);
+  EXPECT_GT(by_head, 0.44 * uniform);
 }
 
 TEST(Windows, AreDividedSoThatBothPartsAreSpread) {
@@ -116,6 +165,9 @@ TEST(AttendedShare, CountsWhatThePlanLists) {
   EXPECT_LT(sparse.average, 1);
   for (const char* name : {"full", "sdpa"})
     EXPECT_DOUBLE_EQ(attended_share({attention(name, 64, 128)}, 700).average, 1);
+  AttentionOptions by_head = attention("hsa", 64, 1);
+  by_head.hsa.head_top_k = {60, 192};  // 64 and 192 in blocks
+  EXPECT_DOUBLE_EQ(attended_share({by_head}, 1001).last, sparse.last);
   const AttendedShare both = attended_share({attention("hsa", 64, 128), attention("full", 0, 128)}, 1001);
   EXPECT_DOUBLE_EQ(both.last, (1 + sparse.last) / 2);
 }
@@ -136,6 +188,8 @@ TEST(CompareRows, LocalAttendsAsManyTokensAsHsa) {
   for (const Index tokens : {4096, 4099, 4103}) {
     EXPECT_DOUBLE_EQ(attended_share(local, tokens).last, attended_share(hsa, tokens).last) << tokens;
   }
+  hsa[0].hsa.head_top_k = {64, 192};
+  EXPECT_DOUBLE_EQ(attended_share(layers_of_row("local", config, hsa), 4096).last, attended_share(hsa, 4096).last);
   EXPECT_EQ(names(layers_of_row("sdpa", config, hsa)), (std::vector<std::string>{"sdpa", "sdpa", "local", "sdpa"}));
   EXPECT_EQ(names(layers_of_row("bigbird", config, hsa)),
             (std::vector<std::string>{"bigbird", "bigbird", "local", "full"}));
@@ -222,20 +276,25 @@ TEST(BudgetsFile, WinsOverTheConfigAndSaysWhatIsWrong) {
   PretrainedConfig config;
   config.layers = 2;
   config.windows = {0, 0};
+  config.kv_heads = 2;
   config.budgets = {{"top_k", 8}};
-  set_budgets(R"({"window": 64, "layers": {"1": {"top_k": 256}}, "measured": {"target": 0.01}})", "hsattn.json",
-              config);
+  set_budgets(
+      R"({"window": 64, "head_top_k": null, "layers": {"1": {"head_top_k": [256, 64]}}, "measured": {"target": 0.01}})",
+      "hsattn.json", config);
   AttentionOptions base;
   base.preset = "any_model";
   base.apply_preset();
   set_model_budgets(config, base);
   const auto layers = layer_attention(config, base, true);
   EXPECT_EQ(layers[0].hsa.top_k, 512);
-  EXPECT_EQ(layers[1].hsa.top_k, 256);
+  EXPECT_EQ(layers[1].hsa.head_top_k, (std::vector<Index>{256, 64}));
   EXPECT_EQ(layers[1].hsa.window, 64);
   const std::pair<const char*, const char*> wrong[] = {
       {"[]", "hsattn.json: not a JSON object"},
       {R"({"top_q": 3})", "hsattn.json: unknown option \"top_q\""},
+      {R"({"head_top_k": [8]})", "hsattn.json: head_top_k has 1 numbers; the model has 2 key/value heads"},
+      {R"({"head_top_k": [8, 0]})", "hsattn.json: options: a head's top_k is 0; it must be from 1 to 2^40"},
+      {R"({"head_top_k": 8})", "hsattn.json: option \"head_top_k\" has the wrong type: 8"},
       {R"({"layers": 3})", "hsattn.json: layers is no object"},
       {R"({"layers": {"2": {}}})", "hsattn.json: layers names \"2\"; there are 0 to 1"}};
   for (const auto& [text, message] : wrong) {

@@ -55,9 +55,9 @@ TEST(Decoder, StopsBetweenLayersAndReadsOnAsIfItHadNot) {
 
   std::atomic<bool> stop = false;
   std::vector<Index> layers;
-  past.observe([&](Index layer, const at::Tensor&, const at::Tensor&) {
-    layers.push_back(layer);
-    stop = layer == 1;
+  past.observe([&](const LayerInputs& in) {
+    layers.push_back(in.layer);
+    stop = in.layer == 1;
   });
   EXPECT_FALSE(decoder.hidden(rest, past, 0, &stop).defined());
   EXPECT_EQ(layers, (std::vector<Index>{0, 1}));

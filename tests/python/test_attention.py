@@ -53,6 +53,25 @@ def test_equals_plain_attention_over_the_plan(pattern, far_field, causal, querie
     torch.testing.assert_close(lse.double(), right_lse, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("far_field", [True, False])
+def test_heads_with_a_budget_of_their_own_attend_what_they_do_alone(far_field):
+    q, k, v = problem(200, heads=6, kv_heads=3, grad=True)
+    options = {**SMALL, "dense_until": 60, "far_field": far_field}
+    top_k = [8, 48, 16]
+    o = hsattn.attention(q, k, v, head_top_k=top_k, **options)
+    plan = hsattn.make_plan(q, k, head_top_k=top_k, **options)
+    assert torch.equal(hsattn.attention(q, k, v, plan=plan), o)
+    gradients = torch.autograd.grad(o.square().sum(), (q, k, v))
+    for head in range(3):
+        own = q[:, 2 * head : 2 * head + 2], k[:, head : head + 1], v[:, head : head + 1]
+        alone = hsattn.attention(*own, **{**options, "top_k": top_k[head]})
+        assert torch.equal(alone, o[:, 2 * head : 2 * head + 2])
+        right = torch.autograd.grad(alone.square().sum(), own)
+        for found, exact, count in zip(gradients, right, (2, 1, 1), strict=True):
+            torch.testing.assert_close(found[:, count * head : count * (head + 1)], exact, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(o, hsattn.attention(q, k, v, **options))
+
+
 def test_a_row_that_sees_nothing():
     q, k, v = problem(8, 4, grad=True)  # queries 0 to 3 stand before the first key
     o, lse = hsattn.attention(q, k, v, pattern="full", return_lse=True)

@@ -37,11 +37,13 @@ def test_any_cut_equals_the_whole(pattern, dtype):
             assert torch.equal(lse, cut(right_lse.unsqueeze(3), begin, end).squeeze(3))
 
 
-@pytest.mark.parametrize("more", [{"far_field": True}, {"pooling": "max"}, {"mass": 0.8}, {"levels": 5}])
+@pytest.mark.parametrize(
+    "more", [{"far_field": True}, {"pooling": "max"}, {"mass": 0.8}, {"levels": 5}, {"head_top_k": [24, 8]}]
+)
 def test_options_of_hsa(more):
-    q, k, v = problem(300, heads=3, kv_heads=1)
+    q, k, v = problem(300, heads=6, kv_heads=2)
     options = options_of("hsa", **more)
-    cache = hsattn.Cache(1, 16, **options)
+    cache = hsattn.Cache(2, 16, **options)
     cache.append(k, v)
     assert torch.equal(cache.attend(q), hsattn.attention(q, k, v, **options))
     other = {**options, "top_k": 16, "candidates": 128, "window": 8}
@@ -51,7 +53,7 @@ def test_options_of_hsa(more):
 
 def test_crop_fork_reorder_save_load(tmp_path):
     q, k, v = problem(300, heads=2, kv_heads=2)
-    options = options_of("hsa")
+    options = options_of("hsa", head_top_k=[24, 40])
 
     def right(tokens):
         tokens = torch.tensor(tokens)

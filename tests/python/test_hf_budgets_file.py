@@ -46,6 +46,18 @@ def test_the_file_wins_over_the_config(folder):
     assert _options(_load(folder), 0) == {name: KEY[name] for name in KEY if name != "layers"}
 
 
+def test_heads_have_budgets_of_their_own(folder):
+    heads = AutoConfig.from_pretrained(folder).num_key_value_heads
+    given = tokens(1, 200)
+    without = _load(folder)(given).logits
+    own = {**FILE, "layers": {"1": {"top_k": 16, "head_top_k": [8 * (1 + head) for head in range(heads)]}}}
+    (folder / "hsattn.json").write_text(json.dumps(own))
+    assert not torch.equal(_load(folder)(given).logits, without)
+    own["layers"]["1"]["head_top_k"] = [16] * heads
+    (folder / "hsattn.json").write_text(json.dumps(own))
+    assert torch.equal(_load(folder)(given).logits, without)
+
+
 def test_the_caller_wins_over_the_file_and_a_copy_keeps_it(folder, tmp_path):
     assert AutoConfig.from_pretrained(folder).hsattn == FILE
     model = _load(folder)
@@ -71,6 +83,7 @@ def test_what_is_not_a_folder_with_the_file_is_as_it_was(tmp_path):
         ('{"top_q": 3}', "there is no option 'top_q' to set"),
         ('{"layers": {"0": {"block": 7}}}', "block is 7"),
         ('{"layers": {"9": {"top_k": 64}}}', "layers names '9'; there are 0 to"),
+        ('{"layers": {"0": {"head_top_k": [8, 8, 8]}}}', "head_top_k has 3 numbers; there must be one for each"),
         ('{"layers": {"one": {}}}', "layers names 'one'; there are 0 to"),
     ],
 )

@@ -12,6 +12,7 @@ OPTIONS = [
     ("local", False, hsattn.Budgets(window=16)),
     ("hsa", True, hsattn.Budgets(**SMALL)),
     ("hsa", False, hsattn.Budgets(**{**SMALL, "far_field": 1})),
+    ("hsa", True, hsattn.Budgets(**SMALL, head_top_k=(8, 40))),
     *((pattern, False, hsattn.Budgets(**SMALL)) for pattern in LISTING),
 ]
 BUDGETS = [
@@ -21,6 +22,7 @@ BUDGETS = [
     hsattn.Budgets(top_k=33, sinks=0, block=16),
     hsattn.Budgets(top_k=30, sinks=7, block=8, levels=1),
     hsattn.Budgets(top_k=30, sinks=7, block=2, levels=6),
+    hsattn.Budgets(top_k=30, head_top_k=(3, 50, 40)),
 ]
 
 
@@ -28,13 +30,13 @@ BUDGETS = [
 @pytest.mark.parametrize("grad", [True, False])
 def test_opcheck_forward(pattern, causal, budgets, grad):
     q, k, v = problem(70, heads=4, kv_heads=2, grad=grad)
-    torch.library.opcheck(ops.attention_forward, (q, k, v, None, pattern, causal, list(budgets), None, grad))
+    torch.library.opcheck(ops.attention_forward, (q, k, v, None, pattern, causal, budgets.numbers(), None, grad))
 
 
 @pytest.mark.parametrize(("pattern", "causal", "budgets"), OPTIONS)
 def test_without_gradients_the_bits_are_the_same(pattern, causal, budgets):
     q, k, v = problem(70, heads=4, kv_heads=2)
-    options = (pattern, causal, list(budgets), 0.3)
+    options = (pattern, causal, budgets.numbers(), 0.3)
     torch.library.opcheck(ops.attention_no_grad, (q, k, v, None, *options))
     right = ops.attention_forward(q, k, v, None, *options, True)
     for plan in (None, ops.make_plan(q, k, *options)):
@@ -45,7 +47,7 @@ def test_without_gradients_the_bits_are_the_same(pattern, causal, budgets):
 @pytest.mark.parametrize(("pattern", "causal", "budgets"), OPTIONS)
 def test_opcheck_plan_backward_and_map(pattern, causal, budgets):
     q, k, v = problem(70, heads=4, kv_heads=2)
-    options = (pattern, causal, list(budgets))
+    options = (pattern, causal, budgets.numbers())
     torch.library.opcheck(ops.make_plan, (q, k, *options, 0.3))
     plan = ops.make_plan(q, k, *options, 0.3)
     torch.library.opcheck(ops.attention_forward, (q, k, v, plan, *options, 0.3, True))
@@ -57,18 +59,22 @@ def test_opcheck_plan_backward_and_map(pattern, causal, budgets):
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("budgets", BUDGETS)
 def test_slots_are_those_of_the_library(pattern, budgets):
-    assert budgets.slots(pattern) == ops.plan_slots(pattern, True, list(budgets))
+    assert budgets.slots(pattern) == ops.plan_slots(pattern, True, budgets.numbers())
 
 
 def test_budgets_are_in_the_order_of_the_library():
-    with pytest.raises(RuntimeError, match=f"there must be {len(hsattn.Budgets._fields)}: ") as caught:
+    *names, by_head = hsattn.Budgets._fields
+    with pytest.raises(RuntimeError, match=f"there must be at least {len(names)}: ") as caught:
         ops.plan_slots("full", True, [])
-    assert ", ".join(hsattn.Budgets._fields) in str(caught.value)
+    assert str(caught.value).endswith(", ".join(names))
+    assert by_head == "head_top_k"
+    budgets = hsattn.Budgets(head_top_k=(3, 50, 40))
+    assert hsattn.Budgets.of_numbers(budgets.numbers()) == budgets
 
 
 def test_kept_lists():
     q, k, v = problem(100, heads=4, kv_heads=2)
-    options = ("hsa", True, list(hsattn.Budgets(**SMALL)))
+    options = ("hsa", True, hsattn.Budgets(**SMALL).numbers())
     plan = ops.make_plan(q, k, *options, None)
     assert plan.shape == (1, 2, 100, 5)
     assert plan.dtype == torch.int32
@@ -82,7 +88,7 @@ def test_kept_lists():
 
 def test_backward_without_lists_finds_them_again():
     q, k, v = problem(100, heads=4, kv_heads=2)
-    options = ("hsa", True, list(hsattn.Budgets(**SMALL)))
+    options = ("hsa", True, hsattn.Budgets(**SMALL).numbers())
     o, lse, kept = ops.attention_forward(q, k, v, None, *options, None, True)
     none = kept.new_empty(0)
     with_lists = ops.attention_backward(o, q, k, v, o, lse, kept, *options, None)

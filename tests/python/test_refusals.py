@@ -24,6 +24,11 @@ from hsattn._ops import ops
         ({"tail": 1.5}, ValueError, "tail is 1.5; it must be 0 (off) or a share of at most 1"),
         ({"tail": 0.5, "pattern": "bigbird"}, ValueError, "tail was given; pattern 'bigbird' has none"),
         ({"tail": 0.5, "far_field": True}, RuntimeError, "tail is 0.5, and the far field is on"),
+        ({"head_top_k": 8}, TypeError, "head_top_k is 8; it must be a list of ints, or None for top_k for all"),
+        ({"head_top_k": [8.0]}, TypeError, "head_top_k is [8.0]; it must be a list of ints"),
+        ({"head_top_k": []}, TypeError, "head_top_k is []; it must be a list of ints"),
+        ({"head_top_k": [8] * 9}, RuntimeError, "head_top_k has 9 numbers; there must be one for each key/value head"),
+        ({"head_top_k": [8], "pattern": "bigbird"}, ValueError, "head_top_k was given; pattern 'bigbird' has none"),
         ({"parts": 2.0}, TypeError, "parts is 2.0; it must be an int"),
         ({"parts": 16}, RuntimeError, "parts is 16, node is 8; a part is at least one token"),
         ({"node": 0}, ValueError, "node is 0; it must be an int of at least 1, or None for block"),
@@ -121,7 +126,7 @@ def test_cuda_tensors():
 def test_other_types_at_the_op():
     q, k, v = (t.int() for t in problem(40))
     with pytest.raises(RuntimeError, match=r"q has type Int; Float .* and Double .* are supported"):
-        ops.attention_forward(q, k, v, None, "full", True, list(hsattn.Budgets()), None, False)
+        ops.attention_forward(q, k, v, None, "full", True, hsattn.Budgets().numbers(), None, False)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_a_damaged_plan(block):
 @pytest.mark.parametrize("change", [lambda p: p.long(), lambda p: p[..., :3], lambda p: p[:, :, :, None]])
 def test_lists_of_the_wrong_form_at_the_op(change):
     q, k, v = problem(60)
-    options = ("hsa", True, list(hsattn.Budgets(**SMALL)), None)
+    options = ("hsa", True, hsattn.Budgets(**SMALL).numbers(), None)
     plan = change(ops.make_plan(q, k, *options))
     with pytest.raises(RuntimeError, match="attention_forward: the plan's lists have"):
         ops.attention_forward(q, k, v, plan, *options, False)

@@ -97,7 +97,7 @@ def test_opcheck(grad, pattern):
     q, k, v = problem(90, heads=4, kv_heads=2, grad=grad)
     cu = torch.tensor([0, 31, 85])
     sequences = ops.packed_sequences(cu, None)
-    options = (pattern, True, list(hsattn.Budgets(**SMALL)), None)
+    options = (pattern, True, hsattn.Budgets(**SMALL).numbers(), None)
     torch.library.opcheck(ops.attention_forward, (q, k, v, None, *options, grad, sequences))
     torch.library.opcheck(ops.packed_sequences, (cu, cu.int()))
     torch.library.opcheck(ops.padded_sequences, (torch.ones(2, 9, dtype=torch.bool), 4))

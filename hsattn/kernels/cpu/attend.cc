@@ -15,13 +15,11 @@ namespace {
 struct SequencePlan {
   PlanShape shape;   // as the call has it: lists are kept in its slots
   PlanShape needed;  // without what nothing is searched for
-  SearchBudgets search;
   ListRule rule;
 
   SequencePlan(const PlanOptions& options, DType type, Index kv_heads, Index queries, Index keys)
       : shape(plan_shape(options, type, 1, kv_heads, queries, keys)),
         needed(without_idle_search(shape)),
-        search(budgets_of(needed, options)),
         rule(needed, options) {}
 };
 
@@ -75,14 +73,18 @@ void attend(std::span<PackedHead> heads, Index kv_heads, const ConstView& q, con
   for (Index i = 0; i < q.batch; ++i) {
     plans.emplace_back(options, q.dtype, kv_heads, queries, heads[i * kv_heads].keys);
     if (lists_by_rule(options.pattern)) continue;
-    rounded.emplace_back(heads.subspan(i * kv_heads, kv_heads), plans.back().needed, plans.back().search, executor);
+    rounded.emplace_back(heads.subspan(i * kv_heads, kv_heads), plans.back().needed,
+                         budgets_of(plans.back().needed, options, 0), executor);
   }
   const Index per_task = queries_per_task(queries, count, executor), chunks = ceil_div(queries, per_task);
   const auto job_of = [&](Index head) {
     const SequencePlan& plan = plans[static_cast<std::size_t>(head / kv_heads)];
     HeadJob job = head_job(q, plan.needed, scale, head, heads[head]);
-    job.search = plan.search;
-    if (lists_by_rule(options.pattern)) job.rule = &plan.rule;
+    if (lists_by_rule(options.pattern)) {
+      job.rule = &plan.rule;
+    } else {
+      job.search = budgets_of(plan.needed, options, job.kv_head);
+    }
     if (keep != nullptr) job.keep = keep + head * queries * plan.shape.slots();
     return job;
   };

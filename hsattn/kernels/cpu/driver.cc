@@ -13,18 +13,19 @@ void empty_lists(const PlanShape& shape, std::int32_t* lists) {
   std::fill_n(lists, shape.batch * shape.kv_heads * shape.queries * shape.slots(), -1);
 }
 
-// Where the lists of a call come from: the first that is there.
+// Where the lists of a call come from: one of them.
 struct ListSource {
   const std::int32_t* given = nullptr;  // lists of the whole call
   const ListRule* rule = nullptr;
-  SearchBudgets search = {};
+  const PlanOptions* search = nullptr;  // a search with these
 };
 
 // The part that all forward passes share; `keep` is for lists of the whole call, or null.
 void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape, const ListSource& source,
                  const AttentionOutputs& out, std::int32_t* keep, Executor& executor) {
   const Kernels& kernels = kernels_for(selected_isa(), in.q.dtype);
-  PackRequest request = request_for(shape, source.given == nullptr && source.rule == nullptr, source.search.rescore);
+  const bool search = source.search != nullptr;
+  PackRequest request = request_for(shape, search, search && budgets_of(shape, *source.search, 0).rescore);
   request_values(selected_isa(), in.q.dtype, request);
   const auto forward_tile = request.pairs ? kernels.forward_pairs : kernels.forward;
   Waves waves(in.k, &in.v, in.pooled.value_or(ConstNodes()), request, executor);
@@ -34,7 +35,7 @@ void run_forward(const AttentionInputs& in, double scale, const PlanShape& shape
     const auto job_of = [&](Index task) {
       const Index head = first_head + task % heads;
       HeadJob job = head_job(in.q, shape, scale, head, waves.packed(task % heads));
-      job.search = source.search;
+      if (search) job.search = budgets_of(shape, *source.search, job.kv_head);
       job.rule = source.rule;
       job.lists = lists_of_head(source.given, shape, head);
       job.keep = lists_of_head(keep, shape, head);
@@ -63,8 +64,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
     return;
   }
   const Kernels& kernels = kernels_for(selected_isa(), q.dtype);
-  const SearchBudgets budgets = budgets_of(shape, options);
-  PackRequest request = request_for(shape, true, budgets.rescore);
+  PackRequest request = request_for(shape, true, budgets_of(shape, options, 0).rescore);
   request.far_field = false;
   Waves waves(k, nullptr, {pooled_keys.value_or(ConstView()), {}}, request, executor);
   waves.run([&](Index first_head, Index heads) {
@@ -72,7 +72,7 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
     const Index chunks = ceil_div(shape.queries, per_task);
     const auto job_of = [&](Index task) {
       HeadJob job = head_job(q, shape, scale, first_head + task % heads, waves.packed(task % heads));
-      job.search = budgets;
+      job.search = budgets_of(shape, options, job.kv_head);
       return job;
     };
     run_tasks(executor, heads * chunks, false, job_of, [&](Index task, const HeadJob& job, Scratch& scratch) {
@@ -95,9 +95,8 @@ void forward(const AttentionInputs& in, double scale, const PlanShape& shape, co
   const PlanShape needed = without_idle_search(shape);
   if (keep != nullptr && needed.slots() == 0) empty_lists(shape, keep);
   const ListRule rule(needed, options);
-  run_forward(in, scale, needed,
-              {.rule = lists_by_rule(options.pattern) ? &rule : nullptr, .search = budgets_of(needed, options)}, out,
-              keep, executor);
+  const ListSource source = lists_by_rule(options.pattern) ? ListSource{.rule = &rule} : ListSource{.search = &options};
+  run_forward(in, scale, needed, source, out, keep, executor);
 }
 
 namespace {

@@ -5,14 +5,14 @@
 
 namespace hsattn::cpu {
 
-SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options) {
+SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options, Index kv_head) {
   const HsaOptions& o = options.hsa;
   SearchBudgets b;
-  b.kept = shape.kept;
+  if (shape.kept > 0) b.kept = std::min(shape.kept, ceil_div(o.top_k_of(kv_head), shape.block));
   const Index per_node = shape.blocks_of_node();
   b.sinks = shape.sinks / per_node;
   b.candidates = std::max(ceil_div(shape.kept, per_node), ceil_div(o.candidates, shape.node));
-  b.rescore = per_node > 1 || b.candidates > b.kept;
+  b.rescore = per_node > 1 || b.candidates > shape.kept;
   b.beam = o.beam > 0 ? o.beam : b.candidates;
   b.top_nodes = o.top_nodes;
   b.mass = mass_budget(o);

@@ -9,7 +9,8 @@
 
 namespace hsattn::cpu {
 
-SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options);
+// Of a key/value head of the call.
+SearchBudgets budgets_of(const PlanShape& shape, const PlanOptions& options, Index kv_head);
 
 // The shape without lists and far nodes if every position attends everything: nothing is searched for them then.
 PlanShape without_idle_search(PlanShape shape);

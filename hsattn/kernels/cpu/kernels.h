@@ -12,7 +12,7 @@
 
 namespace hsattn::cpu {
 
-// Budgets of the search; see docs/design.md, "Selection".
+// Budgets of a head's search; see docs/design.md, "Selection". Heads of a call differ in `kept` and `least` alone.
 struct SearchBudgets {
   Index start_level = -1;                                    // -1: from top_nodes
   Index top_nodes = 0, beam = 0, candidates = 0, sinks = 0;  // nodes

@@ -40,17 +40,18 @@ void backward(const AttentionInputs& in, double scale, const PlanView& plan, con
 
 // --- The parts, one position at a time, for those who compare or explain. ---
 
-/// Budgets of the search, in nodes and blocks.
+/// Budgets of a head's search, in nodes and blocks.
 struct SearchBudget {
   Index top_nodes = 0;     ///< start at the finest level on which at most so many nodes cover the past
   Index start_level = -1;  ///< or at this level above the smallest nodes, if not negative
   Index beam = 0;          ///< nodes refined per level
-  Index candidates = 0;    ///< smallest nodes that the descent returns; their blocks are rescored if more than `kept`
+  Index candidates = 0;    ///< smallest nodes that the descent returns; their blocks are rescored if `rescore`
   Index kept = 0;          ///< blocks that are attended besides sinks
   double mass = 0;         ///< if not 0: as few of them as hold this share of the attention
   Index least = 0;         ///< but at least so many
+  bool rescore = false;    ///< nodes are several blocks, or more of them are candidates than lists have room for
 
-  SearchBudget(const PlanShape& shape, const PlanOptions& options);
+  SearchBudget(const PlanShape& shape, const PlanOptions& options, Index kv_head);
 };
 
 /// One choice of the search: `kept` of the `nodes`, the highest `scores`, ties to the lower index.

@@ -69,16 +69,17 @@ std::vector<Index> blocks_of(const std::vector<Index>& nodes, const PlanShape& s
 
 }  // namespace
 
-SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options)
-    : kept(shape.kept),
+SearchBudget::SearchBudget(const PlanShape& shape, const PlanOptions& options, Index kv_head)
+    : kept(std::min(shape.kept, ceil_div(options.hsa.top_k_of(kv_head), shape.block))),
       mass(mass_budget(options.hsa)),
-      least(std::min(shape.kept, ceil_div(options.hsa.min_top_k, shape.block))) {
+      least(std::min(kept, ceil_div(options.hsa.min_top_k, shape.block))) {
   const HsaOptions& hsa = options.hsa;
   top_nodes = hsa.top_nodes;
   // A node of 2^levels tokens lies levels - log2(node) above the smallest ones.
   if (hsa.levels > 0) start_level = hsa.levels - log2_exact(shape.node);
-  candidates = ceil_div(std::max(hsa.candidates, hsa.top_k), shape.node);
+  candidates = ceil_div(std::max(hsa.candidates, hsa.largest_top_k()), shape.node);
   beam = hsa.beam > 0 ? hsa.beam : candidates;
+  rescore = shape.blocks_of_node() > 1 || candidates > shape.kept;
 }
 
 std::vector<Index> select_position(const std::vector<std::span<const double>>& queries, const Pyramid& keys,
@@ -116,7 +117,7 @@ std::vector<Index> select_position(const std::vector<std::span<const double>>& q
   // The smallest nodes: sinks are attended anyway; the best others are candidates. If a node is one block, and no more
   // are candidates than are kept, they are the list.
   std::erase_if(active, [&](Index node) { return node * per_node < shape.sinks; });
-  const bool rescore = per_node > 1 || budget.candidates > budget.kept, by_mass = budget.mass > 0;
+  const bool rescore = budget.rescore, by_mass = budget.mass > 0;
   const Index wanted = rescore ? budget.candidates : budget.kept;
   std::vector<Index> list = choose(0, active, search.score_nodes(0, active), wanted, by_mass && !rescore);
   if (rescore) {
@@ -135,9 +136,9 @@ void select(const ConstView& q, const ConstView& k, const PlanShape& shape, cons
   const Index slots = shape.slots();
   if (slots == 0) return;
   if (tails != nullptr) tails->resize(static_cast<std::size_t>(shape.batch * shape.kv_heads * shape.queries));
-  const SearchBudget budget(shape, options);
   executor.run(shape.batch * shape.kv_heads, [&](Index task) {
     const Index batch = task / shape.kv_heads, kv_head = task % shape.kv_heads, group = q.heads / k.heads;
+    const SearchBudget budget(shape, options, kv_head);
     const Matrix tokens = load_head(k, batch, kv_head);
     const Pyramid keys = pooled_keys ? make_search_pyramid(tokens, shape.node, load_head(*pooled_keys, batch, kv_head))
                                      : make_search_pyramid(tokens, shape.node, shape.pooling, shape.parts);

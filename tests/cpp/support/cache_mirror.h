@@ -24,6 +24,7 @@ inline Problem random_cache_problem(Random& random, Index keys) {
   p.heads = p.kv_heads * one_of<Index>(random, {1, 3, 8});
   p.dim = one_of<Index>(random, {8, 24, 64, 80});
   p.layout = one_of(random, {Layout::kContiguous, Layout::kTokenMajor, Layout::kPadded});
+  choose_head_budgets(random, p);
   return p;
 }
 

@@ -21,7 +21,7 @@ struct Answer {
       : o(batch, p.heads, queries, p.dim),
         lse(static_cast<std::size_t>(batch * p.heads * queries), std::numeric_limits<float>::quiet_NaN()),
         lists(static_cast<std::size_t>(batch * p.kv_heads * queries *
-                                       plan_shape(p.options, DType::kFloat32, 1, 1, 1, 1).slots()),
+                                       plan_shape(p.options, DType::kFloat32, 1, p.kv_heads, 1, 1).slots()),
               -7) {}
 
   AttentionOutputs outputs() { return {o.view(), lse.data()}; }

@@ -1,5 +1,7 @@
 #include "support/problem.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstdlib>
 
@@ -55,7 +57,7 @@ std::string describe(const Problem& p) {
                 ", beam ", o.beam, ", dense_until ", o.dense_until, ", far_field ", o.far_field, ", levels ", o.levels,
                 ", pooling ", name_of(o.pooling), ", mass ", o.mass, ", min_top_k ", o.min_top_k, ", stride ", o.stride,
                 ", dilation ", o.dilation, ", pattern_seed ", o.pattern_seed, ", node ", o.node, ", tail ", o.tail,
-                ", parts ", o.parts);
+                ", parts ", o.parts, ", head_top_k ", ::testing::PrintToString(o.head_top_k));
 }
 
 HsaOptions smallest_budgets(bool far_field) {
@@ -73,6 +75,12 @@ HsaOptions smallest_budgets(bool far_field) {
 void choose_node(Random& random, HsaOptions& o) {
   o.node = o.far_field || o.candidates <= o.top_k ? 0 : std::min<Index>(64, o.block << uniform(random, 0, 3));
   o.parts = std::min(std::max(o.node, o.block), Index{1} << o.beam % 3);
+}
+
+void choose_head_budgets(Random& random, Problem& p) {
+  if (p.options.pattern != Pattern::kHsa || uniform(random, 0, 2) > 0) return;
+  HsaOptions& o = p.options.hsa;
+  for (Index head = 0; head < p.kv_heads; ++head) o.head_top_k.push_back(uniform(random, 1, o.top_k));
 }
 
 PlanOptions searching_options(Random& random, bool causal) {

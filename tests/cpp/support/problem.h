@@ -51,6 +51,8 @@ std::string describe(const Problem& problem);
 PlanOptions searching_options(Random& random, bool causal);
 /// Nodes of the search of a random size that the other options allow.
 void choose_node(Random& random, HsaOptions& options);
+/// Each third time, if the pattern searches: a top_k for each key/value head, at most that of all.
+void choose_head_budgets(Random& random, Problem& problem);
 
 /// The same, the smallest of them and fixed: every stage acts on 100 tokens.
 HsaOptions smallest_budgets(bool far_field = true);

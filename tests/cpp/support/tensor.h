@@ -86,6 +86,14 @@ Tensor<To> converted(const Tensor<From>& from, Layout layout = Layout::kContiguo
   return to;
 }
 
+/// `count` heads from `begin` on as a tensor of their own.
+template <class T>
+Tensor<T> heads_of(const Tensor<T>& from, Index begin, Index count) {
+  Tensor<T> to(from.batch, count, from.tokens, from.dim, Layout::kContiguous);
+  to.for_each([&](T& x, Index b, Index h, Index t, Index c) { x = from.row(b, begin + h, t)[c]; });
+  return to;
+}
+
 /// Tokens [begin, end) as a tensor of its own.
 template <class T>
 Tensor<T> tokens_of(const Tensor<T>& from, Index begin, Index end) {
