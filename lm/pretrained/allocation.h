@@ -20,8 +20,8 @@ struct BudgetCurve {
   std::vector<double> errors;  ///< of each, in a measure that adds up over heads
 };
 
-/// Budgets for curves: from `least` to `most`, doubling.
-std::vector<Index> doubling_budgets(const BudgetRange& range);
+/// Budgets for curves: from `least` to `most`, each four times the one before.
+std::vector<Index> measured_budgets(const BudgetRange& range);
 
 /// top_k of each head: those with the smallest sum of errors among all that are `average` on average, up to rounding.
 std::vector<Index> allocate_budgets(const std::vector<BudgetCurve>& curves, double average, const BudgetRange& range);

@@ -7,7 +7,7 @@
 #include "hsattn/base/math.h"
 #include "hsattn/plan/plan.h"
 #include "lm/data/files.h"
-#include "lm/options/json_options.h"
+#include "lm/pretrained/conversion_inputs.h"
 #include "lm/pretrained/measurements.h"
 #include "lm/pretrained/perplexity.h"
 
@@ -15,55 +15,6 @@ namespace hsattn::lm {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct Text {
-  std::vector<std::vector<Token>> calibration, held_out;  // windows
-};
-
-Text read_text(const Runtime& runtime, const std::string& path, const ConvertOptions& o) {
-  auto windows = windows_of_text(runtime, path, o.context, o.calibration + o.windows);
-  const WindowSplit split = split_windows(o.calibration + o.windows, o.calibration);
-  Text text;
-  for (const Index i : split.first) text.calibration.push_back(std::move(windows[static_cast<std::size_t>(i)]));
-  for (const Index i : split.rest) text.held_out.push_back(std::move(windows[static_cast<std::size_t>(i)]));
-  return text;
-}
-
-// The budgets of an AttentionOptions alone.
-struct Budgets : Options {
-  explicit Budgets(const AttentionOptions& of) : attention(of) {}
-  void visit(OptionVisitor& option) override { attention.visit_budgets(option); }
-  AttentionOptions attention;
-};
-
-// What `base` has other than the library's defaults, in the words of kBudgetsFile; top_k is each head's own.
-Json other_options(const AttentionOptions& base) {
-  AttentionOptions defaults;
-  defaults.preset = "any_model";
-  defaults.apply_preset();
-  Budgets ours(base), theirs(defaults);
-  const Json all = to_json(ours), usual = to_json(theirs);
-  Json others = Json::object();
-  for (const auto& [name, value] : all.items()) {
-    const bool found = name == "top_k" || name == "head_top_k";
-    if (name != "preset" && !found && value != usual.at(name)) others[name] = value;
-  }
-  return others;
-}
-
-std::string fingerprint(const ConvertOptions& o, const std::string& precision, const std::vector<Text>& texts) {
-  Fnv64 hash;
-  const auto add = [&](const std::string& words) { hash.add(words.c_str(), words.size() + 1); };
-  add(read_file(o.model + "/config.json"));
-  add(other_options(o.attention).dump() + precision);
-  for (const Index number : {o.context, o.windows, o.calibration, o.least, o.chunk}) add(std::to_string(number));
-  for (const Text& text : texts) {
-    for (const auto* part : {&text.calibration, &text.held_out}) {
-      for (const std::vector<Token>& window : *part) hash.add(window.data(), window.size() * sizeof(Token));
-    }
-  }
-  return hex64(hash.value());
-}
 
 class Converter {
  public:
@@ -73,14 +24,15 @@ class Converter {
         options_(options),
         steps_(interrupted, progress),
         base_(layer_attention(runtime.config(), options.attention, /*own_layers=*/false)),
-        texts_(read_texts()),
-        known_(options.out_file() + ".partial", fingerprint(options, runtime.precision(), texts_)) {
+        texts_(read_conversion_texts(runtime, options)),
+        known_(options.out_file() + ".partial", conversion_fingerprint(options, runtime.precision(), texts_)) {
     for (std::size_t i = 0; i < base_.size(); ++i) {
       base_[i].hsa.head_top_k.clear();
       // As long as elsewhere, where this processor would attend more: what is found is for any.
       base_[i].hsa.dense_until = dense_until_of(base_[i].hsa, DType::kFloat32);
       if (runtime.config().windows[i] == 0) report_.layers.push_back(static_cast<Index>(i));
     }
+    report_.texts = texts_of(options.text);
     check(!report_.layers.empty(), "every layer of this model has a sliding window, which stays; there is nothing to ",
           "convert");
     range_ = {options.least,
@@ -112,18 +64,11 @@ class Converter {
   }
 
  private:
-  std::vector<Text> read_texts() {
-    std::vector<Text> texts;
-    report_.texts = texts_of(options_.text);
-    for (const std::string& path : report_.texts) texts.push_back(read_text(runtime_, path, options_));
-    return texts;
-  }
-
   // Mean losses of each window of each text: over all positions, and over the last half.
   std::vector<double> read(bool held_out, const std::vector<AttentionOptions>& attention, const std::string& what) {
     runtime_.set_attention(attention);
     std::vector<double> means;
-    for (const Text& text : texts_) {
+    for (const ConversionText& text : texts_) {
       for (const std::vector<Token>& window : held_out ? text.held_out : text.calibration) {
         steps_.say(what);
         const std::vector<double> losses = runtime_.losses(window);
@@ -161,7 +106,7 @@ class Converter {
 
   // Of each text, as shares of what its heads lose together at the least budget: texts count the same.
   void measure_heads() {
-    const std::vector<Index> budgets = doubling_budgets(range_);
+    const std::vector<Index> budgets = measured_budgets(range_);
     const Index heads = runtime_.config().kv_heads;
     report_.curves.assign(
         report_.layers.size(),
@@ -317,7 +262,7 @@ class Converter {
   }
 
   void write() const {
-    Json file = other_options(options_.attention);
+    Json file = options_besides_top_k(options_.attention);
     for (std::size_t i = 0; i < report_.layers.size(); ++i) {
       file["layers"][std::to_string(report_.layers[i])]["head_top_k"] = report_.chosen.top_k[i];
     }
@@ -341,7 +286,7 @@ class Converter {
   Steps steps_;
   ConvertReport report_;
   std::vector<AttentionOptions> base_;  // [layers]
-  std::vector<Text> texts_;
+  std::vector<ConversionText> texts_;
   Measurements known_;
   BudgetRange range_;
   std::vector<double> full_;  // of the calibration windows
