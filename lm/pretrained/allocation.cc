@@ -85,7 +85,7 @@ AttendedShare share_of(const AttentionOptions& layer, Index tokens) {
 
 std::vector<Index> measured_budgets(const BudgetRange& range) {
   std::vector<Index> budgets;
-  for (Index top_k = range.least; top_k < range.most; top_k *= 4) budgets.push_back(top_k);
+  for (Index top_k = range.least; top_k < range.most; top_k *= 2) budgets.push_back(top_k);
   budgets.push_back(std::max(range.least, range.most));
   return budgets;
 }

@@ -90,8 +90,8 @@ TEST(Allocation, ErrorsThatGrowOrVanishAreNoPrice) {
 }
 
 TEST(Allocation, BudgetsOfARange) {
-  EXPECT_EQ(measured_budgets({64, 2048, 8}), (std::vector<Index>{64, 256, 1024, 2048}));
-  EXPECT_EQ(measured_budgets({48, 200, 8}), (std::vector<Index>{48, 192, 200}));
+  EXPECT_EQ(measured_budgets({64, 2048, 8}), (std::vector<Index>{64, 128, 256, 512, 1024, 2048}));
+  EXPECT_EQ(measured_budgets({48, 200, 8}), (std::vector<Index>{48, 96, 192, 200}));
   EXPECT_EQ(measured_budgets({64, 64, 8}), (std::vector<Index>{64}));
   EXPECT_EQ(equal_budgets(3, 101, {64, 2048, 8}), (std::vector<Index>{104, 104, 104}));
   EXPECT_EQ(equal_budgets(1, 1, {60, 100, 16}), (std::vector<Index>{64}));
