@@ -83,10 +83,18 @@ class Converter {
                               bool held_out = false) {
     const std::string full_name = (held_out ? "held out: " : "calibration: ") + name;
     steps_.advance();
-    if (const std::vector<double>* found = known_.find(full_name)) return *found;
+    const std::size_t windows =
+        texts_.size() * static_cast<std::size_t>(held_out ? options_.windows : options_.calibration);
+    if (const std::vector<double>* found = known(full_name, 2 * windows)) return *found;
     const std::vector<double> losses = read(held_out, attention, full_name);
     known_.add(full_name, losses);
     return losses;
+  }
+
+  // What an earlier run found, if these are `count` numbers: the file may have been changed.
+  const std::vector<double>* known(const std::string& name, std::size_t count) const {
+    const std::vector<double>* found = known_.find(name);
+    return found != nullptr && found->size() == count ? found : nullptr;
   }
 
   // Always measured: if it is not what an earlier run found, the model has other weights now.
@@ -139,7 +147,8 @@ class Converter {
   std::vector<double> errors_of_heads(std::size_t text, std::size_t window, const std::vector<Index>& budgets) {
     const std::string name = concat("errors of heads: text ", text, ", window ", window);
     steps_.advance();
-    if (const std::vector<double>* found = known_.find(name)) return *found;
+    const std::size_t heads = report_.layers.size() * static_cast<std::size_t>(runtime_.config().kv_heads);
+    if (const std::vector<double>* found = known(name, heads * budgets.size())) return *found;
     steps_.say(name);
     const auto curves =
         runtime_.head_errors(texts_[text].calibration[window], base_, budgets, [&] { steps_.stop_if_asked(); });
