@@ -86,7 +86,7 @@ void print_points(const lm::ConvertReport& r, std::ostream& out) {
   out << "\nbudget     top_k on average   attended at the end, on average   change of perplexity, " << r.texts.size()
       << " texts\n";
   for (const lm::BudgetPoint& p : r.points) {
-    out << (p.uniform ? "uniform" : "by head") << std::setw(19) << fixed(p.average, 0) << std::setw(23)
+    out << (p.uniform ? "uniform" : "by head") << std::setw(20) << fixed(p.average, 0) << std::setw(23)
         << percent(p.attended.last) << std::setw(12) << percent(p.attended.average) << "  ";
     for (const double change : p.change) out << std::setw(10) << percent(change, 2);
     out << "\n";

@@ -240,6 +240,7 @@ void Measurement::measure_budgets(const Tensor& q, const Tensor& k) {
     BudgetPoint& point = report_.budgets[i];
     PlanOptions options = options_.attention.plan_options();
     options.hsa.top_k = point.top_k;
+    options.hsa.head_top_k.clear();
     options.hsa.candidates = std::llround(kBudgetFactors[i] * static_cast<double>(options_.attention.hsa.candidates));
     const Tensor kept = plan_of(options, q, k);
     const PlanView plan = plan_view(options, q, k, kept);

@@ -35,9 +35,7 @@ class Converter {
     report_.texts = texts_of(options.text);
     check(!report_.layers.empty(), "every layer of this model has a sliding window, which stays; there is nothing to ",
           "convert");
-    range_ = {options.least,
-              options.most > 0 ? options.most : std::max(options.attention.hsa.candidates / 2, options.least),
-              options.attention.hsa.block};
+    range_ = options.range();
     steps_.expect(4 + std::ssize(texts_) * options.calibration +
                   2 * (options.average > 0 ? 1 : 2 + options.steps));  // at most
   }

@@ -28,6 +28,7 @@ struct ConvertOptions : PretrainedOptions {
   /// "0.5%" or "0.005" as a share. Throws InvalidArgument unless it is above 0 and at most 1.
   double target_share() const;
   std::string out_file() const;
+  BudgetRange range() const;
 };
 
 /// One allocation of budgets and what it costs on the calibration windows.

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 
 #include "hsattn/base/error.h"
@@ -35,6 +36,10 @@ double ConvertOptions::target_share() const {
 
 std::string ConvertOptions::out_file() const { return out.empty() ? model + "/" + kBudgetsFile : out; }
 
+BudgetRange ConvertOptions::range() const {
+  return {least, most > 0 ? most : std::max(attention.hsa.candidates / 2, least), attention.hsa.block};
+}
+
 void check_convert_options(const ConvertOptions& o) {
   check_pretrained_options(o);
   o.target_share();
@@ -48,9 +53,10 @@ void check_convert_options(const ConvertOptions& o) {
   check(o.calibration >= 1, "calibration is ", o.calibration, "; at least 1 is right");
   check(o.steps >= 0 && o.steps <= 30, "steps is ", o.steps, "; 0 to 30 is right");
   check(o.least >= 1, "least is ", o.least, "; at least 1 is right");
-  check(o.average == 0 || o.average >= o.least, "average is ", o.average, "; at least --least, ", o.least,
-        ", is right, or 0");
   check(o.most == 0 || o.most >= o.least, "most is ", o.most, "; at least --least, ", o.least, ", is right, or 0");
+  const Index most = o.range().most;
+  check(o.average == 0 || (o.average >= o.least && o.average <= most), "average is ", o.average, "; ", o.least, " to ",
+        most, ", the least and the most that a head gets, is right, or 0");
 }
 
 std::vector<std::string> texts_of(const std::vector<std::string>& words) {

@@ -9,6 +9,7 @@ AttentionOptions attention_at(const TrainOptions& o, Index step) {
   if (step > o.first_steps || o.first_top_k == 0) return attention;
   attention.hsa.candidates = attention.hsa.candidates * o.first_top_k / attention.hsa.top_k;
   attention.hsa.top_k = o.first_top_k;
+  attention.hsa.head_top_k.clear();
   return attention;
 }
 
