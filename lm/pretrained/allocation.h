@@ -20,8 +20,8 @@ struct BudgetCurve {
   std::vector<double> errors;  ///< of each, in a measure that adds up over heads
 };
 
-/// Budgets for curves: from `least` to `most`, each twice the one before. (Four times is too coarse: straight lines bend
-/// at what is measured, and budgets gather there.)
+/// Budgets for curves: from `least` to `most`, each twice the one before. (Four times is too coarse: straight lines
+/// bend at what is measured, and budgets gather there.)
 std::vector<Index> measured_budgets(const BudgetRange& range);
 
 /// top_k of each head: those with the smallest sum of errors among all that are `average` on average, up to rounding.
