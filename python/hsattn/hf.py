@@ -69,8 +69,9 @@ def configure(model: PreTrainedModel, *, layers: dict[int, dict[str, Any]] | Non
     """
     config = model.config.get_text_config(decoder=True)
     layers = {_number_of(layer): dict(own) for layer, own in (layers or {}).items()}
+    kv_heads = _kv_heads_of(config.to_dict())
     for own in ({}, *layers.values()):
-        _check_options({**options, **own}, _kv_heads_of(config.to_dict()))
+        _check_options({**options, **own}, kv_heads)
     windows = [_window_of(config, number) for number in range(config.num_hidden_layers)]
     if all(windows):
         raise ValueError(
